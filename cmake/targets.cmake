@@ -1,0 +1,94 @@
+# lram_library, lram_program, lram_test: what the folders' CMakeLists.txt are made of.
+
+# One precompiled header for every target with LibTorch.
+function(lram_use_torch target)
+  if(NOT TARGET lram_torch_pch)
+    file(WRITE ${PROJECT_BINARY_DIR}/torch_pch.cpp "")
+    add_library(lram_torch_pch OBJECT ${PROJECT_BINARY_DIR}/torch_pch.cpp)
+    target_link_libraries(lram_torch_pch PRIVATE lram_warnings lram_libtorch fmt::fmt)
+    target_include_directories(lram_torch_pch PRIVATE ${PROJECT_SOURCE_DIR})
+    target_precompile_headers(lram_torch_pch PRIVATE ${PROJECT_SOURCE_DIR}/cmake/torch_pch.h)
+    target_compile_options(lram_torch_pch PRIVATE -fpch-preprocess)
+  endif()
+  target_compile_options(${target} PRIVATE -fpch-preprocess)
+  target_precompile_headers(${target} REUSE_FROM lram_torch_pch)
+endfunction()
+
+# lram_library(NAME [TORCH] SOURCES a.cpp ... DEPS target ...)
+# Headers sit beside the sources; includes start at the root of the repository.
+function(lram_library name)
+  cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${arg_SOURCES})
+  target_include_directories(${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/generated>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_link_libraries(${name} PUBLIC ${arg_DEPS} PRIVATE $<BUILD_INTERFACE:lram_warnings>)
+  if(arg_TORCH)
+    target_link_libraries(${name} PUBLIC lram_libtorch)
+    lram_use_torch(${name})
+  endif()
+  set_property(GLOBAL APPEND PROPERTY LRAM_LIBRARIES ${name})
+endfunction()
+
+# lram_program(NAME [TORCH] SOURCES a.cpp ... DEPS target ...): a program in the build folder's top,
+# installed, and built with the target `lram`.
+function(lram_program name)
+  cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE ${arg_DEPS} lram_warnings)
+  if(arg_TORCH)
+    lram_use_torch(${name})
+  endif()
+  if(NOT name STREQUAL lram)
+    add_dependencies(lram ${name})
+  endif()
+  set_property(GLOBAL APPEND PROPERTY LRAM_PROGRAMS ${name})
+endfunction()
+
+# lram_test(envs/mujoco/cartpole_test [TORCH] DEPS lram_envs LABELS unit [SOURCES more.cpp] [TIMEOUT s])
+# builds tests/envs/mujoco/cartpole_test.cpp and runs it as the test of that name.
+# With CASES "name=gtest filter" ... each case becomes an entry of its own, NAME.name.
+function(lram_test name)
+  cmake_parse_arguments(arg "TORCH" "TIMEOUT" "SOURCES;DEPS;LABELS;CASES" ${ARGN})
+  string(REPLACE "/" "_" target test_${name})
+  add_executable(${target} ${PROJECT_SOURCE_DIR}/tests/${name}.cpp ${arg_SOURCES})
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(${target} PRIVATE
+    LRAM_SOURCE_DIR="${PROJECT_SOURCE_DIR}" LRAM_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  target_link_libraries(${target} PRIVATE ${arg_DEPS} lram_test_support GTest::gtest_main lram_warnings)
+  if(arg_TORCH)
+    lram_use_torch(${target})
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 600)
+  endif()
+  if(NOT arg_CASES)
+    set(arg_CASES "=*")
+  endif()
+  foreach(case IN LISTS arg_CASES)
+    string(REGEX MATCH "^([^=]*)=(.*)$" _ "${case}")
+    set(entry ${name})
+    if(CMAKE_MATCH_1)
+      string(APPEND entry ".${CMAKE_MATCH_1}")
+    endif()
+    add_test(NAME ${entry} COMMAND ${target} --gtest_filter=${CMAKE_MATCH_2})
+    set_tests_properties(${entry} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
+      SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [0-9]+ test")
+  endforeach()
+endfunction()
+
+# lram_embed(TARGET VARIABLE name BASE folder FILES f ...): the files' bytes as a table
+# `const lram::EmbeddedFile name[]` (lram/core/embedded_file.h), so that a moved program has them.
+function(lram_embed target)
+  cmake_parse_arguments(arg "" "VARIABLE;BASE" "FILES" ${ARGN})
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/${arg_VARIABLE}.cpp)
+  list(TRANSFORM arg_FILES PREPEND ${arg_BASE}/ OUTPUT_VARIABLE inputs)
+  string(REPLACE ";" "," names "${arg_FILES}")
+  add_custom_command(OUTPUT ${output}
+    COMMAND ${CMAKE_COMMAND} -D BASE=${arg_BASE} -D FILES=${names} -D VARIABLE=${arg_VARIABLE}
+            -D OUTPUT=${output} -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+    DEPENDS ${inputs} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake VERBATIM)
+  target_sources(${target} PRIVATE ${output})
+endfunction()
