@@ -1,0 +1,56 @@
+#pragma once
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace lram::model {
+// B rows, T tokens, D embed_dim.
+
+/// Which tokens count. Tokens outside [begin, end) change nothing and may hold anything, NaN too;
+/// before a token with `reset` the state is that of a fresh start.
+struct SequenceMask {
+  torch::Tensor reset;  ///< [B, T] uint8, undefined = none
+  torch::Tensor begin;  ///< [B] int32, undefined = 0
+  torch::Tensor end;    ///< [B] int32, undefined = T
+};
+
+/// What a backbone remembers between calls: tensors whose first dimension is B, in an order that
+/// only the backbone knows. Cells, convolution windows, key-value rings and positions alike.
+struct BackboneState {
+  std::vector<torch::Tensor> tensors;
+
+  bool empty() const { return tensors.empty(); }
+  std::int64_t bytes() const;    ///< memory of all rows
+  BackboneState detach() const;  ///< cut from the graph (truncated backpropagation through time)
+  BackboneState clone() const;
+  /// Copies the given rows (int64 indices) of `source` into this state's rows of the same index.
+  void copy_rows(const BackboneState& source, const torch::Tensor& rows);
+};
+
+/// A sequence model that continues from a state: xLSTM, or a Transformer with its cache. forward()
+/// over any pieces, chunk sizes and masks, and step() token by token, are one function up to
+/// rounding.
+class Backbone : public torch::nn::Module {
+ public:
+  struct Output {
+    torch::Tensor hidden;  ///< [B, T, D], zero where a token does not count
+    BackboneState state;   ///< after the last token that counts
+  };
+
+  /// State of rows that have seen nothing. `first_position` [B] int64: tokens of the episode that
+  /// came before (windows that begin late; only position embeddings use it), undefined = 0.
+  virtual BackboneState initial_state(std::int64_t batch,
+                                      const torch::Tensor& first_position = {}) const = 0;
+  /// x: [B, T, D]. The given state is never written into.
+  virtual Output forward(const torch::Tensor& x, const BackboneState& state,
+                         const SequenceMask& mask = {}) = 0;
+  /// One token, x: [B, D]; rows with `active` (bool [B], undefined = all) false keep their state
+  /// and give zeros. hidden: [B, D].
+  virtual Output step(const torch::Tensor& x, const BackboneState& state,
+                      const torch::Tensor& active = {}) = 0;
+};
+
+}  // namespace lram::model

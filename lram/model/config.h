@@ -1,0 +1,47 @@
+#pragma once
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "lram/core/options.h"
+
+namespace lram::model {
+
+/// Architecture of a policy. The initializers are the only defaults; a recipe's keys are
+/// `model.<field>`, and config.json's "model" object has the same names.
+struct PolicyConfig {
+  std::string backbone = "xlstm";  ///< xlstm, or gpt2 (the Decision Transformer)
+  std::int64_t embed_dim = 512;
+  std::int64_t num_blocks = 8;
+  std::int64_t num_heads = 4;
+  std::int64_t context_length = 50;  ///< time steps of a training window
+
+  std::string slstm_at;            ///< xlstm: zero-based blocks with an sLSTM, "1,3"; "" = [1:0]
+  std::int64_t conv_kernel = 4;    ///< xlstm
+  std::int64_t qkv_blocksize = 4;  ///< xlstm
+  double ffn_factor = 1.3;         ///< xlstm: feed-forward behind an sLSTM, 0 = none
+  double cell_eps = 1e-6;          ///< xlstm: added to the normaliser (kernels.md 1.2)
+  std::int64_t chunk_size = 64;    ///< xlstm: tokens per chunk of the chunkwise form
+
+  std::int64_t max_episode_steps =
+      0;  ///< gpt2: longest episode trained on; the table of positions holds 3 x 3 of it
+
+  std::int64_t state_dim = 204;   ///< width of the state vector (lram.md 1.6)
+  std::int64_t image_size = 0;    ///< height = width of 3-channel images, 0 = no image encoder
+  std::int64_t action_slots = 8;  ///< A
+  std::int64_t discrete_ids = 18;
+  std::int64_t num_bins = 256;
+
+  std::int64_t num_classes() const { return discrete_ids + num_bins; }
+  bool operator==(const PolicyConfig&) const = default;
+};
+
+void describe(po::options_description& options, PolicyConfig& config);
+void to_json(nlohmann::json& json, const PolicyConfig& config);
+/// Throws Error(kInput) that names the field, its value and what was wanted.
+void from_json(const nlohmann::json& json, PolicyConfig& config);
+/// Throws Error(kUsage) for a config that cannot be built (heads that do not divide, ...).
+void validate(const PolicyConfig& config);
+
+}  // namespace lram::model
