@@ -1,4 +1,5 @@
-# The libraries, as scripts/setup left them. LRAM_DEPS is that script's cache folder.
+# The libraries, as scripts/setup left them. LRAM_DEPS is that script's cache folder. The installed
+# package reads this file too.
 if(DEFINED ENV{LRAM_DEPS})
   set(LRAM_DEPS $ENV{LRAM_DEPS})
 else()
@@ -32,18 +33,18 @@ if(LRAM_TORCH)
   # of `torch_cpu` would load the CUDA half into every program.
   file(STRINGS ${LRAM_TORCH_DIR}/version.py version_line REGEX "^__version__")
   string(REGEX REPLACE ".*'([^']*)'.*" "\\1" LRAM_TORCH_VERSION "${version_line}")
-  add_library(lram_libtorch INTERFACE)
-  target_include_directories(lram_libtorch SYSTEM INTERFACE
+  add_library(lram::libtorch INTERFACE IMPORTED GLOBAL)
+  target_include_directories(lram::libtorch SYSTEM INTERFACE
     ${LRAM_TORCH_DIR}/include ${LRAM_TORCH_DIR}/include/torch/csrc/api/include)
-  target_link_libraries(lram_libtorch INTERFACE
+  target_link_libraries(lram::libtorch INTERFACE
     ${LRAM_TORCH_DIR}/lib/libtorch_cpu.so ${LRAM_TORCH_DIR}/lib/libc10.so)
   # The CUDA and CUPTI libraries that libtorch_cpu.so names lie where its own run path finds them.
-  target_link_options(lram_libtorch INTERFACE -Wl,--unresolved-symbols=ignore-in-shared-libs)
+  target_link_options(lram::libtorch INTERFACE -Wl,--unresolved-symbols=ignore-in-shared-libs)
   if(LRAM_CUDA)
     file(STRINGS ${LRAM_TORCH_DIR}/version.py cuda_line REGEX "^cuda")
     string(REGEX REPLACE ".*'([^']*)'.*" "\\1" LRAM_CUDA_VERSION "${cuda_line}")
     # Nothing of ours names a symbol of libtorch_cuda; loading it registers its kernels.
-    target_link_libraries(lram_libtorch INTERFACE
+    target_link_libraries(lram::libtorch INTERFACE
       -Wl,--no-as-needed ${LRAM_TORCH_DIR}/lib/libtorch_cuda.so ${LRAM_TORCH_DIR}/lib/libc10_cuda.so
       -Wl,--as-needed)
   endif()
