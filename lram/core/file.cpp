@@ -114,10 +114,14 @@ void rename_durably(const fs::path& from, const fs::path& to) {
 }
 
 void write_file_atomically(const fs::path& path, std::string_view content) {
+  write_file_atomically(path, [content](OutputFile& file) { file.write(content); });
+}
+
+void write_file_atomically(const fs::path& path, const std::function<void(OutputFile&)>& write) {
   const fs::path beside = path.string() + ".new";
   try {
     OutputFile file(beside, OutputFile::Mode::kTruncate);
-    file.write(content);
+    write(file);
     file.sync();
     file.close();
     rename_durably(beside, path);

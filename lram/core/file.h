@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -61,6 +62,9 @@ std::string read_file(const std::filesystem::path& path);
 /// written beside as `path.new`, fsynced, renamed, folder fsynced. Throws Error(kResource) and
 /// leaves no litter.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
+/// The same with what `write` puts into the file.
+void write_file_atomically(const std::filesystem::path& path,
+                           const std::function<void(OutputFile&)>& write);
 
 /// fsync of an existing file (one that a library wrote) or folder.
 void sync_path(const std::filesystem::path& path);
