@@ -10,7 +10,8 @@ function(lram_use_torch target)
     target_precompile_headers(lram_torch_pch PRIVATE ${PROJECT_SOURCE_DIR}/cmake/torch_pch.h)
     target_compile_options(lram_torch_pch PRIVATE -fpch-preprocess)
   endif()
-  target_compile_options(${target} PRIVATE -fpch-preprocess)
+  # A program's own -fPIE would not fit the header, which is compiled with -fPIC.
+  target_compile_options(${target} PRIVATE -fpch-preprocess -fPIC)
   target_precompile_headers(${target} REUSE_FROM lram_torch_pch)
 endfunction()
 
