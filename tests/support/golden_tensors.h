@@ -1,0 +1,81 @@
+#pragma once
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+#include "lram/core/safetensors.h"
+#include "lram/model/tensor_io.h"
+#include "tests/support/golden_case.h"
+
+namespace lram::test {
+
+/// The tensors of a golden case's file.
+class GoldenTensors {
+ public:
+  explicit GoldenTensors(const GoldenCase& golden) : file_(golden.file()) {}
+
+  bool has(const std::string& name) const { return file_.find(name) != nullptr; }
+  torch::Tensor operator[](const std::string& name) const {
+    return model::to_tensor(file_.at(name));
+  }
+  /// Those whose name begins with `prefix`, without it.
+  model::NamedTensors with_prefix(const std::string& prefix) const {
+    model::NamedTensors out;
+    for (const TensorEntry& entry : file_.tensors())
+      if (entry.name.starts_with(prefix))
+        out.emplace_back(entry.name.substr(prefix.size()), model::to_tensor(entry));
+    return out;
+  }
+  /// Copies the tensors "param.NAME" into a module's parameters, which must be the same ones.
+  void load_parameters(torch::nn::Module& module) const {
+    const torch::NoGradGuard no_grad;
+    auto parameters = module.named_parameters();
+    const auto given = with_prefix("param.");
+    EXPECT_EQ(given.size(), parameters.size());
+    for (const auto& [name, value] : given) {
+      torch::Tensor* parameter = parameters.find(name);
+      ASSERT_NE(parameter, nullptr) << "no parameter " << name;
+      ASSERT_EQ(parameter->sizes(), value.sizes()) << name;
+      parameter->copy_(value);
+    }
+  }
+
+ private:
+  SafetensorsFile file_;
+};
+
+/// Compares elementwise. A reference stored as float32 may be off by its own rounding.
+inline void expect_close(const torch::Tensor& got, const torch::Tensor& want, Tolerance tolerance,
+                         const std::string& what) {
+  ASSERT_TRUE(got.defined()) << what;
+  ASSERT_EQ(got.sizes(), want.sizes()) << what;
+  if (want.numel() == 0) return;
+  const double rounding = want.scalar_type() == torch::kFloat32 ? 0x1p-24 : 0.0;
+  const auto wanted = want.to(torch::kFloat64);
+  const auto error = (got.detach().cpu().to(torch::kFloat64) - wanted).abs();
+  const auto limit = tolerance.atol + (tolerance.rtol + rounding) * wanted.abs();
+  const bool close = (error <= limit).all().item<bool>();  // false for NaN
+  EXPECT_TRUE(close) << what << ": largest error " << error.max().item<double>()
+                     << ", largest value " << wanted.abs().max().item<double>() << ", rtol "
+                     << tolerance.rtol << ", atol " << tolerance.atol;
+}
+
+/// Compares the gradients of a module's parameters with "grad.NAME" (or another prefix); parameters
+/// without one must have no gradient, or zeros.
+inline void expect_gradients(const torch::nn::Module& module, const GoldenTensors& golden,
+                             Tolerance tolerance, const std::string& what,
+                             const std::string& prefix = "grad.") {
+  for (const auto& item : module.named_parameters()) {
+    const torch::Tensor& gradient = item.value().grad();
+    const std::string label = what + ": gradient of " + item.key();
+    if (golden.has(prefix + item.key())) {
+      expect_close(gradient, golden[prefix + item.key()], tolerance, label);
+    } else {
+      EXPECT_TRUE(!gradient.defined() || gradient.count_nonzero().item<std::int64_t>() == 0)
+          << label;
+    }
+  }
+}
+
+}  // namespace lram::test
