@@ -24,7 +24,9 @@ struct Verb {
   const char* program;  // where `function` is null
 };
 
-const std::vector<Verb> kVerbs = {};
+const std::vector<Verb> kVerbs = {
+    {"report", "one HTML page about a training run", lram::app::report, nullptr},
+};
 
 void print_help() {
   fmt::print(
