@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -19,6 +20,19 @@ namespace {
   const int code = errno;
   throw_error(kind, "{}: cannot {}: {}", path.string(), action, std::strerror(code));
 }
+
+std::atomic<int> fault_countdown{0}, fault_code{0};
+
+// Whether the call that follows shall fail; sets errno.
+bool fault_strikes() {
+  if (fault_countdown.load(std::memory_order_relaxed) <= 0) [[likely]]
+    return false;
+  if (--fault_countdown != 0) return false;
+  errno = fault_code;
+  return true;
+}
+
+int flush_to_disk(int descriptor) { return fault_strikes() ? -1 : ::fsync(descriptor); }
 
 void ignore_file_size_signal() {
   [[maybe_unused]] static const auto previous = std::signal(SIGXFSZ, SIG_IGN);
@@ -61,7 +75,7 @@ MappedFile::~MappedFile() {
 OutputFile::OutputFile(const fs::path& path, Mode mode) : path_(path) {
   ignore_file_size_signal();
   const int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (mode == Mode::kTruncate ? O_TRUNC : O_APPEND);
-  descriptor_ = ::open(path.c_str(), flags, 0644);
+  descriptor_ = fault_strikes() ? -1 : ::open(path.c_str(), flags, 0644);
   if (descriptor_ < 0) fail(ErrorKind::kResource, path, "open for writing");
   struct stat status {};
   if (::fstat(descriptor_, &status) == 0) size_ = static_cast<std::uint64_t>(status.st_size);
@@ -73,6 +87,12 @@ OutputFile::~OutputFile() {
 
 void OutputFile::write(std::span<const std::byte> data) {
   while (!data.empty()) {
+    if (fault_strikes()) [[unlikely]] {
+      const int code = errno;
+      [[maybe_unused]] const ssize_t half = ::write(descriptor_, data.data(), data.size() / 2);
+      errno = code;
+      fail(ErrorKind::kResource, path_, "write");
+    }
     const ssize_t written = ::write(descriptor_, data.data(), data.size());
     if (written < 0) {
       if (errno == EINTR) continue;
@@ -84,12 +104,17 @@ void OutputFile::write(std::span<const std::byte> data) {
 }
 
 void OutputFile::sync() {
-  if (::fsync(descriptor_) != 0) fail(ErrorKind::kResource, path_, "fsync");
+  if (flush_to_disk(descriptor_) != 0) fail(ErrorKind::kResource, path_, "fsync");
 }
 
 void OutputFile::close() {
   const int descriptor = std::exchange(descriptor_, -1);
-  if (descriptor >= 0 && ::close(descriptor) != 0) fail(ErrorKind::kResource, path_, "close");
+  if (descriptor < 0) return;
+  const bool fault = fault_strikes();
+  const int code = errno;
+  const int result = ::close(descriptor);
+  if (fault) errno = code;
+  if (fault || result != 0) fail(ErrorKind::kResource, path_, "close");
 }
 
 std::string read_file(const fs::path& path) {
@@ -101,7 +126,7 @@ std::string read_file(const fs::path& path) {
 void sync_path(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) fail(ErrorKind::kResource, path, "open");
-  const int result = ::fsync(descriptor);
+  const int result = flush_to_disk(descriptor);
   const int code = errno;
   ::close(descriptor);
   errno = code;
@@ -109,7 +134,8 @@ void sync_path(const fs::path& path) {
 }
 
 void rename_durably(const fs::path& from, const fs::path& to) {
-  if (::rename(from.c_str(), to.c_str()) != 0) fail(ErrorKind::kResource, to, "rename into place");
+  if (fault_strikes() || ::rename(from.c_str(), to.c_str()) != 0)
+    fail(ErrorKind::kResource, to, "rename into place");
   sync_path(to.has_parent_path() ? to.parent_path() : fs::path("."));
 }
 
@@ -136,5 +162,10 @@ void make_folder(const fs::path& path) {
   fs::create_directories(path, code);
   if (code)
     throw_error(ErrorKind::kResource, "{}: cannot make folder: {}", path.string(), code.message());
+}
+
+bool internal::inject_file_fault(int countdown, int code) {
+  fault_code = code;
+  return fault_countdown.exchange(countdown) <= 0;
 }
 }  // namespace lram

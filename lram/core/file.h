@@ -75,4 +75,11 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
 /// Makes a folder and its parents. Throws Error(kResource).
 void make_folder(const std::filesystem::path& path);
 
+namespace internal {
+/// For tests of what a failing disk does: of the following calls that change a file (open for
+/// writing, write, fsync, close, rename), the `countdown`-th fails with errno `code`, a write after
+/// half of its bytes. 0 switches it off. Returns whether the fault set before has struck.
+bool inject_file_fault(int countdown, int code);
+}  // namespace internal
+
 }  // namespace lram
