@@ -38,12 +38,17 @@ class Dataset {
   /// Steps of each episode, in the order of collection. [E]
   std::span<const std::int64_t> lengths() const { return lengths_; }
   std::span<const double> returns() const { return returns_; }
+  std::int64_t length(std::int64_t episode) const {
+    return lengths_[static_cast<std::size_t>(episode)];
+  }
 
   /// Episode `index` of 0 .. num_episodes() - 1.
   EpisodeView episode(std::int64_t index) const;
   const std::vector<Array>& arrays() const { return arrays_; }
 
  private:
+  void check_episode_table() const;
+
   MappedFile file_;
   TaskSpec spec_;
   Generator generator_;

@@ -47,13 +47,16 @@ struct ArraySpec {
   std::vector<std::int64_t> shape;
   std::int64_t element_size = 0;  ///< bytes
 
-  std::int64_t num_bytes() const;
+  std::int64_t num_bytes() const;  ///< the largest int64 where the product overflows
 };
 
 /// All arrays of a file of `num_episodes` with `num_steps` in all, in the order of the file.
 /// `variant_size` is the bytes of the longest variant, at least 1.
 std::vector<ArraySpec> array_specs(const TaskSpec& spec, std::int64_t num_episodes,
                                    std::int64_t num_steps, std::int64_t variant_size);
+
+/// Why episodes of this task cannot be stored, or "".
+std::string storage_problem(const TaskSpec& spec);
 
 /// `path`.part, where the episodes of `path` gather until it is built.
 std::filesystem::path journal_path(const std::filesystem::path& path);
