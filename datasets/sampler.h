@@ -83,6 +83,7 @@ class CarriedWalk {
     std::uint64_t first_window;  // counted from the start of the pass
   };
   void plan_pass(std::uint64_t pass);
+  std::int64_t windows_of(const Visit& visit) const;
 
   std::vector<Source> sources_;
   std::int64_t context_length_;

@@ -24,8 +24,9 @@ struct Statistics {
   std::vector<std::int64_t> action_counts;  ///< [num_actions], empty for a continuous task
 };
 
-/// Over the episodes with these indices, usually the training half of a Split. Reads every value
-/// once. Throws Error(kUsage) where there are none.
+/// Reads every value once or twice. Throws Error(kUsage) where there are no episodes.
+Statistics compute_statistics(const TaskSpec& spec, std::span<const EpisodeView> episodes);
+/// Over the episodes with these indices, usually the training half of a Split.
 Statistics compute_statistics(const Dataset& data, std::span<const std::int64_t> episodes);
 /// Over all episodes.
 Statistics compute_statistics(const Dataset& data);
