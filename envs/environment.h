@@ -12,6 +12,10 @@
 
 namespace lram::envs {
 
+/// Seeds from here on are for evaluation: a task whose episodes differ by a hidden goal draws from
+/// the held-out goals, and data sets take their seeds from below.
+inline constexpr std::uint64_t kFirstHeldOutSeed = 1'000'000;
+
 /// Caller-owned memory for one observation; TaskSpec says which parts are used and how long.
 struct ObservationView {
   std::span<float> vector = {};

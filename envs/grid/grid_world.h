@@ -10,9 +10,6 @@
 
 namespace lram::envs {
 
-/// Seeds from here on draw what training never shows.
-inline constexpr std::uint64_t kFirstHeldOutSeed = 1'000'000;
-
 /// A cell: x counts columns from the left, y rows from the top.
 struct Cell {
   int x = 0, y = 0;
