@@ -23,4 +23,11 @@ void BackboneState::copy_rows(const BackboneState& source, const torch::Tensor& 
   for (std::size_t i = 0; i < tensors.size(); ++i)
     tensors[i].index_copy_(0, rows, source.tensors[i].index_select(0, rows));
 }
+
+torch::Tensor Backbone::advance(const torch::Tensor& x, BackboneState& state,
+                                const SequenceMask& mask) {
+  Output out = forward(x, state, mask);
+  state = std::move(out.state);
+  return out.hidden;
+}
 }  // namespace lram::model

@@ -51,6 +51,10 @@ class Backbone : public torch::nn::Module {
   /// and give zeros. hidden: [B, D].
   virtual Output step(const torch::Tensor& x, const BackboneState& state,
                       const torch::Tensor& active = {}) = 0;
+  /// forward() that replaces `state` and, where no gradients are recorded, may write into its
+  /// tensors, which nobody else then shares: what an agent calls at every step. Returns hidden.
+  virtual torch::Tensor advance(const torch::Tensor& x, BackboneState& state,
+                                const SequenceMask& mask = {});
 };
 
 }  // namespace lram::model
