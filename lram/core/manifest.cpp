@@ -41,12 +41,11 @@ Entries parse(const fs::path& path) {
       throw_error(ErrorKind::kInput, "{}: format_version is {}, wanted 1", path.string(), version);
     for (const auto& [name, file] : json.at("files").items())
       entries[name] = {file.at("size").get<std::uint64_t>(), file.at("crc32c").get<std::string>()};
-  } catch (const nlohmann::json::exception& error) {
-    throw_error(ErrorKind::kInput, "{}: damaged, wanted a list of files as JSON ({})",
-                path.string(), error.what());
+  } catch (const nlohmann::json::exception&) {
+    throw_error(ErrorKind::kInput, "{}: damaged, wanted a list of files as JSON", path.string());
   }
   if (render(entries) != text)
-    throw_error(ErrorKind::kInput, "{}: damaged, its text is not what its content is written as",
+    throw_error(ErrorKind::kInput, "{}: damaged, wanted the text that its content is written as",
                 path.string());
   return entries;
 }
