@@ -27,4 +27,10 @@ std::vector<std::pair<std::string, std::string>> hardware_info() {
   }
   return {{"cpu", name}, {"cores", std::to_string(std::thread::hardware_concurrency())}};
 }
+
+std::string one_line(const std::vector<std::pair<std::string, std::string>>& info) {
+  std::string line;
+  for (const auto& [name, value] : info) line += (line.empty() ? "" : ", ") + name + ": " + value;
+  return line;
+}
 }  // namespace lram
