@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "lram/core/crc32c.h"
-#include "tests/datasets/random_episodes.h"
+#include "tests/datasets/fixtures.h"
 #include "tests/support/temp_folder.h"
 
 namespace lram::datasets {

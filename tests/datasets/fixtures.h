@@ -1,11 +1,15 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "datasets/episode.h"
+#include "datasets/reader.h"
 #include "datasets/writer.h"
 #include "lram/core/error.h"
 #include "lram/core/rng.h"
@@ -103,6 +107,39 @@ inline void expect_same_episode(const datasets::EpisodeView& got,
   EXPECT_EQ(got.seed, want.seed);
   EXPECT_EQ(got.episode_return, want.episode_return);
   EXPECT_EQ(got.variant, want.variant);
+}
+
+inline void write_text(const std::filesystem::path& path, std::string_view text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// Short ones, the same in every call.
+inline std::vector<datasets::Episode> some_episodes(const TaskSpec& spec, int count = 3) {
+  CounterRng rng(7);
+  return random_episodes(spec, count, 5, rng);
+}
+
+/// The episodes that the writer does not have yet.
+inline void append_all(datasets::DatasetWriter& writer,
+                       const std::vector<datasets::Episode>& episodes) {
+  for (auto e = static_cast<std::size_t>(writer.num_episodes()); e < episodes.size(); ++e)
+    writer.append(episodes[e]);
+}
+
+inline void expect_dataset(const std::filesystem::path& path,
+                           const std::vector<datasets::Episode>& episodes) {
+  const datasets::Dataset data(path);
+  ASSERT_EQ(data.num_episodes(), std::ssize(episodes));
+  for (std::int64_t e = 0; e < data.num_episodes(); ++e)
+    expect_same_episode(data.episode(e), view(episodes[static_cast<std::size_t>(e)]));
+}
+
+inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 /// Runs `call` and returns the text of the Error of this kind that it must throw.
