@@ -27,6 +27,10 @@ class CommandLine {
   bool given(const char* option) const {
     return values_.count(option) && !values_[option].defaulted();
   }
+  /// The file that --recipe named, "" without one.
+  std::string recipe() const {
+    return values_.count("recipe") ? values_["recipe"].as<std::string>() : std::string();
+  }
   /// Every option with a dot in its name and its value, as an INI file that, fed back as a
   /// recipe, gives the same values.
   std::string resolved_ini() const;

@@ -23,6 +23,21 @@ constexpr const char* kStateName = "trainer.json";
 constexpr const char* kOptimizerName = "optimizer.safetensors";
 constexpr const char* kCarriedName = "carried_state.safetensors";
 
+TrainConfig checked(const TrainConfig& config, const model::Policy& policy) {
+  validate(config);
+  if (config.carry_state && policy.config().backbone != "xlstm")
+    throw_error(ErrorKind::kUsage,
+                "train.carry_state is on, but a {}'s memory is its window: wanted xlstm",
+                policy.config().backbone);
+  return config;
+}
+
+std::shared_ptr<model::Policy> on_device(std::shared_ptr<model::Policy> policy,
+                                         torch::Device device) {
+  policy->to(device);
+  return policy;
+}
+
 OptimizerConfig optimizer_config(const TrainConfig& c) {
   return {.beta1 = c.beta1,
           .beta2 = c.beta2,
@@ -66,23 +81,19 @@ torch::Device training_device(const std::string& name) {
 
 Trainer::Trainer(const TrainConfig& config, std::shared_ptr<model::Policy> policy,
                  const TrainingData& data)
-    : config_(config),
-      policy_((training::validate(config), std::move(policy))),
+    : config_(checked(config, *policy)),
       data_(data),
       device_(training_device(config.device)),
+      policy_(on_device(std::move(policy), device_)),
       window_steps_(config.window_steps > 0 ? config.window_steps
                                             : policy_->config().context_length),
       builder_(data, policy_->config(), window_steps_),
       legal_classes_(builder_.legal_classes().to(device_)),
-      optimizer_((policy_->to(device_), *policy_), optimizer_config(config)),
+      optimizer_(*policy_, optimizer_config(config)),
       schedule_{.peak = config.peak_lr,
                 .floor = config.min_lr,
                 .warmup = config.warmup_steps * num_domains(),
                 .cosine = (config.steps - config.warmup_steps) * num_domains()} {
-  if (config.carry_state && policy_->config().backbone != "xlstm")
-    throw_error(ErrorKind::kUsage,
-                "train.carry_state is on, but a {}'s memory is its window: wanted xlstm",
-                policy_->config().backbone);
   at::globalContext().setDeterministicCuDNN(true);
   policy_->train();
   start_streams();

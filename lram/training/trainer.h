@@ -71,9 +71,9 @@ class Trainer {
   std::int64_t num_domains() const { return std::ssize(data_.domains()); }
 
   TrainConfig config_;
-  std::shared_ptr<model::Policy> policy_;
   const TrainingData& data_;
   torch::Device device_;
+  std::shared_ptr<model::Policy> policy_;
   std::int64_t window_steps_;
   BatchBuilder builder_;
   torch::Tensor legal_classes_;  // BatchBuilder's, on the device
