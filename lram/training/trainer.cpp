@@ -1,6 +1,7 @@
 #include "lram/training/trainer.h"
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <torch/cuda.h>
 #include <torch/utils.h>
 
@@ -9,6 +10,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/log.h"
 #include "lram/model/action_loss.h"
 #include "lram/model/tensor_io.h"
 #include "lram/tokenization/sequence.h"
@@ -216,6 +218,7 @@ void Trainer::save(const fs::path& checkpoint) const {
   const json state = {{"format_version", kStateVersion},
                       {"step", num_steps_},
                       {"seed", config_.seed},
+                      {"threads", at::get_num_threads()},
                       {"data", data_.fingerprint()},
                       {"tallies", tallies_}};
   write_file_atomically(folder / kStateName, state.dump(1) + "\n");
@@ -238,6 +241,9 @@ void Trainer::restore(const fs::path& checkpoint) {
                     "data.files: entry {} is {}, the run to resume was trained on {}", i + 1,
                     i < now.size() ? data_.tasks()[i].data.path().string() : "missing",
                     i < then.size() ? then[i].dump() : "fewer files");
+    if (const int threads = state.at("threads"); threads != at::get_num_threads())
+      log_warning("{} CPU threads now, {} when the run began: its numbers differ in the last bits",
+                  at::get_num_threads(), threads);
     state.at("step").get_to(step);
     state.at("tallies").get_to(tallies);
   } catch (const json::exception& error) {
