@@ -24,7 +24,9 @@ torch::Tensor action_loss(const torch::Tensor& logits, const torch::Tensor& targ
   const torch::Tensor losses = action_entry_losses(logits, target, legal);
   const torch::Tensor counts = (target >= 0).sum(-1);  // slots of each step
   if (reduction == LossReduction::kPerEntry) return losses.sum() / counts.sum().clamp_min(1);
-  return (losses.sum(-1) / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1);
+  constexpr double kEmptyStep = 1e-8;  // LRAM's guard, which biases a step's mean by as much
+  return (losses.sum(-1) / (counts.to(losses.scalar_type()) + kEmptyStep)).sum() /
+         (counts > 0).sum().clamp_min(1);
 }
 
 torch::Tensor greedy_classes(const torch::Tensor& logits, const torch::Tensor& legal) {

@@ -1,0 +1,130 @@
+#include "lram/model/config.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "lram/core/error.h"
+#include "lram/model/xlstm_backbone.h"
+
+namespace lram::model {
+namespace {
+using nlohmann::json;
+
+/// Every field with its name and meaning: what the command line, recipes and config.json share.
+template <typename Config, typename Visit>
+void visit_fields(Config& c, const Visit& visit) {
+  visit("backbone", c.backbone, "xlstm, or gpt2 (the Decision Transformer)");
+  visit("embed_dim", c.embed_dim, "width D of tokens and blocks");
+  visit("num_blocks", c.num_blocks, "blocks of the backbone");
+  visit("num_heads", c.num_heads, "heads of each block");
+  visit("context_length", c.context_length, "time steps of a training window");
+  visit("slstm_at", c.slstm_at, "xlstm: zero-based blocks with an sLSTM, as 1,3; none = [1:0]");
+  visit("conv_kernel", c.conv_kernel, "xlstm: taps of the causal convolution");
+  visit("qkv_blocksize", c.qkv_blocksize, "xlstm: block size of the q, k, v projections");
+  visit("ffn_factor", c.ffn_factor, "xlstm: feed-forward width behind an sLSTM over D, 0 = none");
+  visit("cell_eps", c.cell_eps, "xlstm: added to the mLSTM's normaliser");
+  visit("chunk_size", c.chunk_size, "xlstm: tokens per chunk of the chunkwise form");
+  visit("max_episode_steps", c.max_episode_steps,
+        "gpt2: longest episode; the table of positions holds 3 tokens x 3 of it");
+  visit("state_dim", c.state_dim, "width of the state vector");
+  visit("image_size", c.image_size, "height and width of the images, 0 = no image encoder");
+  visit("action_slots", c.action_slots, "action entries that the head predicts");
+  visit("discrete_ids", c.discrete_ids, "classes for discrete actions");
+  visit("num_bins", c.num_bins, "classes for continuous actions");
+}
+
+void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value < low || value > high)
+    throw_error(ErrorKind::kUsage, "model.{} is {}, wanted {} to {}", name, value, low, high);
+}
+
+void check_divides(std::int64_t whole, const std::string& what, std::int64_t part,
+                   const char* name) {
+  if (whole % part != 0)
+    throw_error(ErrorKind::kUsage, "model.{} is {}, which does not divide {} ({})", name, part,
+                what, whole);
+}
+}  // namespace
+
+void describe(po::options_description& options, PolicyConfig& config) {
+  visit_fields(config, [&](const char* name, auto& value, const char* help) {
+    using Value = std::remove_reference_t<decltype(value)>;
+    options.add_options()((std::string("model.") + name).c_str(),
+                          po::value<Value>(&value)->default_value(value), help);
+  });
+}
+
+void to_json(json& out, const PolicyConfig& config) {
+  out = json::object();
+  visit_fields(config,
+               [&](const char* name, const auto& value, const char*) { out[name] = value; });
+}
+
+void from_json(const json& in, PolicyConfig& config) {
+  if (!in.is_object())
+    throw_error(ErrorKind::kInput, "model: is {}, wanted an object", in.type_name());
+  PolicyConfig out;
+  std::vector<std::string> known;
+  visit_fields(out, [&](const char* name, auto& value, const char*) {
+    using Value = std::remove_reference_t<decltype(value)>;
+    known.push_back(name);
+    const auto at = in.find(name);
+    if (at == in.end()) throw_error(ErrorKind::kInput, "model: no field '{}'", name);
+    const bool fits = std::is_same_v<Value, std::string> ? at->is_string()
+                      : std::is_same_v<Value, double>    ? at->is_number()
+                                                         : at->is_number_integer();
+    if (!fits)
+      throw_error(ErrorKind::kInput, "model: field '{}' is {}, wanted {}", name, at->dump(),
+                  std::is_same_v<Value, std::string> ? "a text"
+                  : std::is_same_v<Value, double>    ? "a number"
+                                                     : "a whole number");
+    value = at->template get<Value>();
+  });
+  for (const auto& [name, value] : in.items())
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      throw_error(ErrorKind::kInput, "model: unknown field '{}' (a checkpoint of a newer version?)",
+                  name);
+  try {
+    validate(out);
+  } catch (const Error& error) {
+    throw Error(ErrorKind::kInput, error.what());
+  }
+  config = out;
+}
+
+void validate(const PolicyConfig& c) {
+  const std::vector<std::string> backbones = {"xlstm", "gpt2"};
+  if (std::find(backbones.begin(), backbones.end(), c.backbone) == backbones.end())
+    throw_error(ErrorKind::kUsage, "model.backbone is '{}', wanted {}", c.backbone,
+                fmt::join(backbones, " or "));
+  check_range("embed_dim", c.embed_dim, 1, 1 << 16);
+  check_range("num_blocks", c.num_blocks, 1, 1 << 10);
+  check_range("num_heads", c.num_heads, 1, 1 << 10);
+  check_range("context_length", c.context_length, 1, 1 << 24);
+  check_range("state_dim", c.state_dim, 1, 1 << 20);
+  check_range("image_size", c.image_size, 0, 1 << 12);
+  check_range("action_slots", c.action_slots, 1, 1 << 12);
+  check_range("discrete_ids", c.discrete_ids, 0, 1 << 16);
+  check_range("num_bins", c.num_bins, 1, 1 << 16);
+  if (c.backbone == "gpt2") {
+    check_divides(c.embed_dim, "embed_dim", c.num_heads, "num_heads");
+    check_range("max_episode_steps", c.max_episode_steps, 1, 1 << 24);
+    return;
+  }
+  check_range("conv_kernel", c.conv_kernel, 1, 1 << 10);
+  check_range("qkv_blocksize", c.qkv_blocksize, 1, 1 << 10);
+  check_range("chunk_size", c.chunk_size, 1, 1 << 16);
+  if (!(c.cell_eps >= 0.0 && c.cell_eps < 1.0))
+    throw_error(ErrorKind::kUsage, "model.cell_eps is {}, wanted 0 to 1", c.cell_eps);
+  if (!(c.ffn_factor >= 0.0 && c.ffn_factor <= 64.0))
+    throw_error(ErrorKind::kUsage, "model.ffn_factor is {}, wanted 0 to 64", c.ffn_factor);
+  const std::int64_t inner = (2 * c.embed_dim + 63) / 64 * 64;
+  check_divides(inner, "the mLSTM's width, 2 x embed_dim rounded up to 64", c.num_heads,
+                "num_heads");
+  check_divides(inner, "the mLSTM's width, 2 x embed_dim rounded up to 64", c.qkv_blocksize,
+                "qkv_blocksize");
+  if (!parse_slstm_at(c.slstm_at, c.num_blocks).empty())
+    check_divides(c.embed_dim, "embed_dim, as the sLSTM needs", c.num_heads, "num_heads");
+}
+
+}  // namespace lram::model
