@@ -37,11 +37,7 @@ class Reader {
   template <typename Value>
   Value number_attribute(hid_t object, const std::string& place, const char* name,
                          hid_t memory_type) const;
-  std::int64_t format_version() const {
-    if (H5Aexists(file_, "format_version") <= 0)
-      fail("no attribute format_version: not a data set of LRAM");
-    return number_attribute<std::int64_t>(file_, "", "format_version", H5T_NATIVE_INT64);
-  }
+  std::int64_t format_version() const;
 
   Hdf5Handle open_array(const std::string& array) const;
   std::vector<hsize_t> shape(const std::string& array) const;
@@ -52,6 +48,7 @@ class Reader {
   std::uint64_t locate(const ArraySpec& wanted, std::uint32_t& crc) const;
 
  private:
+  bool has_attribute(hid_t object, const char* name) const;
   bool has_type(hid_t type, const ArraySpec& wanted) const;
 
   const std::filesystem::path& path_;
@@ -59,8 +56,20 @@ class Reader {
   hid_t file_ = H5I_INVALID_HID;
 };
 
+bool Reader::has_attribute(hid_t object, const char* name) const {
+  const htri_t exists = H5Aexists(object, name);
+  if (exists < 0) fail("cannot look for attribute {}: {}", name, Hdf5Session::last_error());
+  return exists > 0;
+}
+
+std::int64_t Reader::format_version() const {
+  if (!has_attribute(file_, "format_version"))
+    fail("no attribute format_version: not a data set of LRAM");
+  return number_attribute<std::int64_t>(file_, "the file", "format_version", H5T_NATIVE_INT64);
+}
+
 std::string Reader::text_attribute(const char* name) const {
-  if (H5Aexists(file_, name) <= 0) fail("no attribute {}", name);
+  if (!has_attribute(file_, name)) fail("no attribute {}", name);
   const Hdf5Handle attribute(H5Aopen(file_, name, H5P_DEFAULT), H5Aclose);
   const Hdf5Handle type(H5Aget_type(attribute), H5Tclose);
   const Hdf5Handle space(H5Aget_space(attribute), H5Sclose);
@@ -78,20 +87,20 @@ std::string Reader::text_attribute(const char* name) const {
 template <typename Value>
 Value Reader::number_attribute(hid_t object, const std::string& place, const char* name,
                                hid_t memory_type) const {
-  if (H5Aexists(object, name) <= 0) fail("{} has no attribute {}", place, name);
+  if (!has_attribute(object, name)) fail("{} has no attribute {}", place, name);
   const Hdf5Handle attribute(H5Aopen(object, name, H5P_DEFAULT), H5Aclose);
   const Hdf5Handle type(H5Aget_type(attribute), H5Tclose);
   const Hdf5Handle space(H5Aget_space(attribute), H5Sclose);
   Value value{};
   if (!attribute.valid() || H5Tget_class(type) != H5T_INTEGER ||
       H5Sget_simple_extent_npoints(space) != 1 || H5Aread(attribute, memory_type, &value) < 0)
-    fail("{} attribute {} is no single integer", place, name);
+    fail("attribute {} of {} is no single integer", name, place);
   return value;
 }
 
 Hdf5Handle Reader::open_array(const std::string& array) const {
   Hdf5Handle dataset(H5Dopen2(file_, array.c_str(), H5P_DEFAULT), H5Dclose);
-  if (!dataset.valid()) fail("no array {}: {}", array, Hdf5Session::last_error());
+  if (!dataset.valid()) fail("cannot open {}: {}", array, Hdf5Session::last_error());
   return dataset;
 }
 

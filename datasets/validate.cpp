@@ -20,8 +20,7 @@ class Kind {
   Kind(std::vector<Finding>& out, std::string array) : out_(out), array_(std::move(array)) {}
   ~Kind() {
     if (count_ > kSpeltOut)
-      out_.push_back(
-          {array_, fmt::format("{} more like these", count_ - kSpeltOut), last_wanted_});
+      out_.push_back({array_, fmt::format("{} more like these", count_ - kSpeltOut), last_wanted_});
   }
   Kind(const Kind&) = delete;
   Kind& operator=(const Kind&) = delete;
