@@ -37,4 +37,9 @@ double BallInCup::reward() const {
   }
   return 1.0;
 }
+
+// Draws the ball towards the cup.
+double BallInCup::planning_reward(float true_reward) const {
+  return true_reward - mju_dist3(data().site_xpos + 3 * target_, data().xpos + 3 * ball_body_);
+}
 }  // namespace lram::envs

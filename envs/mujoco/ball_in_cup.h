@@ -11,6 +11,7 @@ class BallInCup final : public MujocoEnvironment {
   explicit BallInCup(std::string id);
   void observe(double* out) const override;
   double reward() const override;
+  double planning_reward(float true_reward) const override;
 
  private:
   void draw_initial_state(Mt19937& rng) override;

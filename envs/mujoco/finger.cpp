@@ -1,5 +1,6 @@
 #include "envs/mujoco/finger.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <utility>
@@ -7,6 +8,7 @@
 namespace lram::envs {
 namespace {
 constexpr double kSpinVelocity = 15.0;  // rad/s
+constexpr double kNear = 0.12;          // m from fingertip to the spinner's hinge: in contact
 constexpr double kSpinDamping = 0.03, kEasyRadius = 0.07, kHardRadius = 0.03;
 
 std::vector<ObservationPart> parts(Finger::Task task) {
@@ -26,7 +28,8 @@ Finger::Finger(std::string id, Task task)
                          .parts = parts(task),
                          .edits_model = true}),
       task_(task),
-      target_(id_of(model(), mjOBJ_SITE, "target")) {
+      target_(id_of(model(), mjOBJ_SITE, "target")),
+      fingertip_(id_of(model(), mjOBJ_SITE, "touchtop")) {
   const auto address = [this](const char* name) { return sensor_address(model(), name); };
   sensor_ = {.proximal = address("proximal"),
              .distal = address("distal"),
@@ -97,5 +100,17 @@ double Finger::reward() const {
                            ? data().sensordata[sensor_.hinge_velocity] <= -kSpinVelocity
                            : distance_to_target() <= 0.0;
   return reached ? 1.0 : 0.0;
+}
+
+// Rises with the speed, or falls with the distance to the target; and keeps the fingertip near the
+// spinner, where alone it can do something.
+double Finger::planning_reward(float true_reward) const {
+  const double reach =
+      mju_dist3(data().site_xpos + 3 * fingertip_, data().sensordata + sensor_.spinner);
+  const double too_far = std::max(0.0, reach - kNear);
+  if (task_ != Task::kSpin)
+    return true_reward - 4.0 * std::max(0.0, distance_to_target()) - too_far;
+  const double speed = -data().sensordata[sensor_.hinge_velocity] / kSpinVelocity;
+  return true_reward + std::clamp(speed, -1.0, 1.2) - too_far;
 }
 }  // namespace lram::envs

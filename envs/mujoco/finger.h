@@ -13,6 +13,7 @@ class Finger final : public MujocoEnvironment {
   Finger(std::string id, Task task);
   void observe(double* out) const override;
   double reward() const override;
+  double planning_reward(float true_reward) const override;
 
  private:
   void draw_initial_state(Mt19937& rng) override;
@@ -20,7 +21,7 @@ class Finger final : public MujocoEnvironment {
   double distance_to_target() const;
 
   Task task_;
-  int target_;
+  int target_, fingertip_;
   struct {
     int proximal, distal, proximal_velocity, distal_velocity, hinge_velocity;
     int tip, target, spinner, touch_top, touch_bottom;

@@ -34,4 +34,14 @@ double Hopper::reward() const {
   const double height = data().xipos[3 * torso_ + 2] - data().xipos[3 * foot_ + 2];
   return tolerance(height, kStandHeight) * ((small_control(model(), data()) + 4.0) / 5.0);
 }
+
+// Rises with torso and height and keeps the centre of mass over the foot, without which the hopper
+// stands up only to fall.
+double Hopper::planning_reward(float true_reward) const {
+  const double height = data().xipos[3 * torso_ + 2] - data().xipos[3 * foot_ + 2];
+  const double upright = data().xmat[9 * torso_ + 8];
+  const double off_balance = std::abs(data().subtree_com[3 * torso_] - data().xipos[3 * foot_]);
+  return true_reward + tolerance(height, {0.65, 2.0}, 1.0, Sigmoid::kLinear, 0.0) + 0.3 * upright -
+         0.5 * std::min(off_balance, 1.0);
+}
 }  // namespace lram::envs

@@ -31,4 +31,9 @@ void Pendulum::observe(double* out) const {
 double Pendulum::reward() const {
   return tolerance(data().xmat[9 * pole_ + 8], {kCosineOf8Degrees, 1.0});
 }
+
+// Rises with the pole.
+double Pendulum::planning_reward(float true_reward) const {
+  return 0.5 * (true_reward + data().xmat[9 * pole_ + 8]);
+}
 }  // namespace lram::envs

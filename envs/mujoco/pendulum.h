@@ -11,6 +11,7 @@ class Pendulum final : public MujocoEnvironment {
   explicit Pendulum(std::string id);
   void observe(double* out) const override;
   double reward() const override;
+  double planning_reward(float true_reward) const override;
 
  private:
   void draw_initial_state(Mt19937& rng) override;

@@ -12,6 +12,7 @@ class Reacher final : public MujocoEnvironment {
   Reacher(std::string id, Task task);
   void observe(double* out) const override;
   double reward() const override;
+  double planning_reward(float true_reward) const override;
 
  private:
   void draw_initial_state(Mt19937& rng) override;
