@@ -102,13 +102,20 @@ Hdf5Handle access_properties(CoreMemory& memory) {
   return access;
 }
 
+// Without dates, equal episodes make equal files.
+Hdf5Handle undated_properties(hid_t kind) {
+  Hdf5Handle create(check(H5Pcreate(kind), "make properties"), H5Pclose);
+  check(H5Pset_obj_track_times(create, false), "leave the date out");
+  return create;
+}
+
 std::uint64_t create_array(hid_t file, const ArraySpec& array, std::uint32_t crc) {
   const std::vector<hsize_t> shape(array.shape.begin(), array.shape.end());
   const Hdf5Handle space(
       check(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr),
             "make a shape"),
       H5Sclose);
-  const Hdf5Handle create(check(H5Pcreate(H5P_DATASET_CREATE), "make properties"), H5Pclose);
+  const Hdf5Handle create = undated_properties(H5P_DATASET_CREATE);
   check(H5Pset_layout(create, H5D_CONTIGUOUS), "lay out an array");
   check(H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY), "allocate an array");
   check(H5Pset_fill_time(create, H5D_FILL_TIME_NEVER), "leave an array unfilled");
@@ -131,7 +138,8 @@ FileImage make_file_image(const TaskSpec& spec, const Generator& generator,
   const Hdf5Session session;
   CoreMemory memory;
   const Hdf5Handle access = access_properties(memory);
-  Hdf5Handle file(check(H5Fcreate("image", H5F_ACC_TRUNC, H5P_DEFAULT, access), "make a file"),
+  const Hdf5Handle in_file = undated_properties(H5P_FILE_CREATE);
+  Hdf5Handle file(check(H5Fcreate("image", H5F_ACC_TRUNC, in_file, access), "make a file"),
                   H5Fclose);
   const std::int64_t version = kFormatVersion;
   write_attribute(file, "format_version", H5T_STD_I64LE, H5T_NATIVE_INT64, &version);
@@ -139,8 +147,9 @@ FileImage make_file_image(const TaskSpec& spec, const Generator& generator,
   write_attribute(file, "spec", nlohmann::json(spec).dump());
   write_attribute(file, "generator", generator.name);
   write_attribute(file, "generator_version", generator.version);
+  const Hdf5Handle in_group = undated_properties(H5P_GROUP_CREATE);
   Hdf5Handle(
-      check(H5Gcreate2(file, "/episodes", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), "make a group"),
+      check(H5Gcreate2(file, "/episodes", H5P_DEFAULT, in_group, H5P_DEFAULT), "make a group"),
       H5Gclose);
   FileImage image;
   for (std::size_t i = 0; i < arrays.size(); ++i)
