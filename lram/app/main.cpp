@@ -25,6 +25,7 @@ struct Verb {
 };
 
 const std::vector<Verb> kVerbs = {
+    {"data collect", "record episodes of an expert", lram::app::data_collect, nullptr},
     {"data ls", "data sets in a folder", lram::app::data_ls, nullptr},
     {"data show", "task, statistics and episodes of a data set", lram::app::data_show, nullptr},
     {"data validate", "look at every value of data sets", lram::app::data_validate, nullptr},
