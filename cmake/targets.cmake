@@ -79,6 +79,10 @@ function(lram_test name)
     add_test(NAME ${entry} COMMAND ${target} --gtest_filter=${CMAKE_MATCH_2})
     set_tests_properties(${entry} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
       SKIP_REGULAR_EXPRESSION "${skipped}")
+    if(arg_TORCH)
+      # Tiny tensors: several threads would only wait for each other (a test of 1 s took 70 s).
+      set_tests_properties(${entry} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
+    endif()
   endforeach()
 endfunction()
 

@@ -3,29 +3,36 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "datasets/statistics.h"
 #include "lram/core/error.h"
 
 namespace lram::training {
 namespace {
-void check_finite(const datasets::Dataset& data, const datasets::Statistics& statistics) {
-  const auto refuse = [&](const std::string& where, double value) {
-    throw_error(ErrorKind::kInput,
-                "{}: {} is {} over the training episodes, wanted finite values (lram data validate "
-                "{} finds them)",
-                data.path().string(), where, value, data.path().string());
-  };
-  for (std::size_t i = 0; i < statistics.observation_mean.size(); ++i)
-    if (!std::isfinite(statistics.observation_mean[i]))
-      refuse(fmt::format("mean of /observations column {}", i), statistics.observation_mean[i]);
-  if (!std::isfinite(statistics.return_mean)) refuse("mean return", statistics.return_mean);
+void check_finite(const datasets::Dataset& data) {
+  const ObservationSpec& seen = data.spec().observation;
+  for (std::int64_t e = 0; e < data.num_episodes(); ++e) {
+    const datasets::EpisodeView episode = data.episode(e);
+    const auto check = [&](const char* array, std::span<const float> values, std::int64_t width) {
+      const auto bad = std::ranges::find_if_not(values, [](float x) { return std::isfinite(x); });
+      if (bad == values.end()) return;
+      const std::int64_t at = bad - values.begin();
+      throw_error(ErrorKind::kInput,
+                  "{}: {} of episode {}, row {}, column {} is {}, wanted finite values (lram data "
+                  "validate finds all)",
+                  data.path().string(), array, e, at / width, at % width, *bad);
+    };
+    check("/observations", episode.observations, seen.vector_size);
+    check("/actions", episode.actions, data.spec().action.size);
+    check("/rewards", episode.rewards, 1);
+  }
 }
 
 tokenization::TaskEntry measure(const datasets::Dataset& data, const datasets::Split& split,
                                 const DataConfig& config) {
+  check_finite(data);
   const datasets::Statistics statistics = datasets::compute_statistics(data, split.train);
-  check_finite(data, statistics);
   tokenization::TaskEntry entry;
   entry.spec = data.spec();
   entry.reward_scale = data.spec().reward_scale;

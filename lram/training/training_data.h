@@ -31,7 +31,7 @@ struct TrainingDomain {
 
 enum class Half { kTrain, kValidation };
 
-/// All data of a run, opened, split and measured. Reads every observation and reward once.
+/// All data of a run, opened, split and measured. Reads every value but the images.
 class TrainingData {
  public:
   /// Throws Error(kInput) on a file that is wrong, too small or holds values that are not finite,

@@ -89,7 +89,8 @@ TEST(TrainingData, RefusesWhatCannotBeTrainedOn) {
   writer.append(episode);
   writer.append(episode);
   writer.finish();
-  EXPECT_NE(error_of(config, ErrorKind::kInput).find("mean of /observations column 1 is nan"),
+  EXPECT_NE(error_of(config, ErrorKind::kInput)
+                .find("bad.h5: /observations of episode 0, row 1, column 1 is nan"),
             std::string::npos);
 }
 
