@@ -7,11 +7,12 @@
 
 namespace lram {
 namespace {
-constexpr std::uint64_t kLeftMask = 0xffffffffu;
-constexpr std::uint64_t kNextRound = kLeftMask + 1;
 constexpr int kSpins = 2000;  // about 20 us, less than going to sleep and waking up
 
-std::uint32_t left_in(std::uint64_t ticket) { return static_cast<std::uint32_t>(ticket); }
+constexpr std::uint64_t make_ticket(std::uint32_t round, std::size_t left) {
+  return std::uint64_t{round} << 32 | left;
+}
+constexpr std::uint32_t left_in(std::uint64_t ticket) { return static_cast<std::uint32_t>(ticket); }
 
 void pause() {
 #if defined(__x86_64__)
@@ -21,43 +22,46 @@ void pause() {
 #endif
 }
 
-/// Returns when `ready(value)` holds: spins first, then sleeps until the value changes.
-template <typename T, typename Ready>
-void wait_until(const std::atomic<T>& value, Ready ready) {
+/// Returns once `ready(value)` holds: spins first, then sleeps from change to change.
+template <typename Ready>
+void wait_until(const std::atomic<std::uint32_t>& value, Ready ready) {
   for (int spin = 0; spin < kSpins; ++spin) {
     if (ready(value.load(std::memory_order_acquire))) return;
     pause();
   }
-  for (T seen = value.load(std::memory_order_acquire); !ready(seen);
+  for (std::uint32_t seen = value.load(std::memory_order_acquire); !ready(seen);
        seen = value.load(std::memory_order_acquire))
     value.wait(seen, std::memory_order_acquire);
 }
 }  // namespace
 
-ThreadPool::ThreadPool(std::size_t num_threads) {
-  if (num_threads == 0) num_threads = std::max(1u, std::thread::hardware_concurrency());
-  for (std::size_t worker = 1; worker < num_threads; ++worker)
+ThreadPool::ThreadPool(std::size_t num_threads)
+    : num_ranges_(num_threads != 0 ? num_threads
+                                   : std::max(1u, std::thread::hardware_concurrency())),
+      ranges_(std::make_unique<Range[]>(num_ranges_)) {
+  for (std::size_t worker = 1; worker < num_ranges_; ++worker)
     threads_.emplace_back([this, worker] { work(worker); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_ = true;
-  ticket_ += kNextRound;
-  ticket_.notify_all();
+  ++round_;
+  round_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
-// False when nothing is left to take.
-bool ThreadPool::run_chunk(std::size_t worker) {
-  std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
+// Number of indices that were run; 0 when nothing of the range was left to take.
+std::uint32_t ThreadPool::run_chunk(std::size_t range, std::size_t worker) {
+  std::atomic<std::uint64_t>& shared = ranges_[range].ticket;
+  std::uint64_t ticket = shared.load(std::memory_order_acquire);
   std::uint32_t chunk;
   do {
-    if (left_in(ticket) == 0) return false;
-    chunk = std::max(1u, left_in(ticket) / (4 * static_cast<std::uint32_t>(size())));
-  } while (!ticket_.compare_exchange_weak(ticket, ticket - chunk, std::memory_order_acq_rel));
-  // From here to the end of the chunk for_each() cannot return: body_ and count_ stand still.
-  const std::uint32_t begin = count_ - left_in(ticket);
-  for (std::uint32_t index = begin; index < begin + chunk; ++index) {
+    if (left_in(ticket) == 0) return 0;
+    chunk = std::max(1u, left_in(ticket) / 4);
+  } while (!shared.compare_exchange_weak(ticket, ticket - chunk, std::memory_order_acq_rel));
+  // Until run_all() reports the chunk for_each() cannot return: body_ and count_ stand still.
+  const std::size_t begin = range_end(range) - left_in(ticket);
+  for (std::size_t index = begin; index < begin + chunk; ++index) {
     try {
       (*body_)(index, worker);
     } catch (...) {
@@ -65,30 +69,45 @@ bool ThreadPool::run_chunk(std::size_t worker) {
       if (!failure_) failure_ = std::current_exception();
     }
   }
-  if (unfinished_.fetch_sub(chunk, std::memory_order_acq_rel) == chunk) unfinished_.notify_one();
-  return true;
+  return chunk;
+}
+
+// The worker's own range, then what is left of the others'. Reports once, at the end: the counter
+// is the one word that all workers write.
+void ThreadPool::run_all(std::size_t worker) {
+  std::uint32_t finished = 0;
+  for (std::size_t i = 0; i < num_ranges_; ++i) {
+    const std::size_t range = (worker + i) % num_ranges_;
+    while (const std::uint32_t chunk = run_chunk(range, worker)) finished += chunk;
+  }
+  if (finished != 0 && unfinished_.fetch_sub(finished, std::memory_order_acq_rel) == finished)
+    unfinished_.notify_one();
 }
 
 void ThreadPool::work(std::size_t worker) {
-  while (!stop_) {
-    while (run_chunk(worker)) {
-    }
-    wait_until(ticket_, [this](std::uint64_t ticket) { return left_in(ticket) > 0 || stop_; });
+  for (std::uint32_t round = 0; !stop_;) {
+    run_all(worker);
+    wait_until(round_, [round](std::uint32_t now) { return now != round; });
+    round = round_.load(std::memory_order_acquire);
   }
 }
 
 void ThreadPool::for_each(std::size_t count,
                           const std::function<void(std::size_t, std::size_t)>& body) {
-  LRAM_CHECK(count <= kLeftMask, "count is ", count, ", wanted below 2^32");
+  LRAM_CHECK(count < (std::uint64_t{1} << 32), "count is ", count, ", wanted below 2^32");
   if (count == 0) return;
   body_ = &body;
-  count_ = static_cast<std::uint32_t>(count);
-  unfinished_.store(count_, std::memory_order_relaxed);
-  const std::uint64_t round = ticket_.load(std::memory_order_relaxed) & ~kLeftMask;
-  ticket_.store(round + kNextRound + count, std::memory_order_release);
-  if (count > 1) ticket_.notify_all();
-  while (run_chunk(0)) {
+  count_ = count;
+  unfinished_.store(static_cast<std::uint32_t>(count), std::memory_order_relaxed);
+  const std::uint32_t round = round_.load(std::memory_order_relaxed) + 1;
+  for (std::size_t range = 0, begin = 0; range < num_ranges_; ++range) {
+    const std::size_t end = range_end(range);
+    ranges_[range].ticket.store(make_ticket(round, end - begin), std::memory_order_release);
+    begin = end;
   }
+  round_.store(round, std::memory_order_release);
+  if (count > 1) round_.notify_all();
+  run_all(0);
   wait_until(unfinished_, [](std::uint32_t unfinished) { return unfinished == 0; });
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
