@@ -1,5 +1,6 @@
 #include "envs/mujoco/model.h"
 
+#include <cstdio>
 #include <map>
 #include <mutex>
 
@@ -18,6 +19,16 @@ void install_handlers() {
   mju_user_error = [](const char* text) { throw_error(ErrorKind::kInternal, "mujoco: {}", text); };
 }
 
+// Nothing here renders, so textures become single pixels: painting the sky of a dm_control scene
+// takes longer than all the rest, and every copy of the model would carry 11 MB of it.
+void shrink_textures(mjSpec* spec) {
+  for (mjsElement* at = mjs_firstElement(spec, mjOBJ_TEXTURE); at != nullptr;
+       at = mjs_nextElement(spec, at)) {
+    mjsTexture* texture = mjs_asTexture(at);
+    texture->width = texture->height = 1;
+  }
+}
+
 mjModel* compile(const std::string& name) {
   const auto vfs = std::make_unique<mjVFS>();
   mj_defaultVFS(vfs.get());
@@ -25,7 +36,14 @@ mjModel* compile(const std::string& name) {
     mj_addBufferVFS(vfs.get(), file->name, file->bytes.data(),
                     static_cast<int>(file->bytes.size()));
   char problem[1000] = "";
-  mjModel* model = mj_loadXML(name.c_str(), vfs.get(), problem, sizeof problem);
+  mjModel* model = nullptr;
+  mjSpec* spec = mj_parseXML(name.c_str(), vfs.get(), problem, sizeof problem);
+  if (spec != nullptr) {
+    shrink_textures(spec);
+    model = mj_compile(spec, vfs.get());
+    if (model == nullptr) std::snprintf(problem, sizeof problem, "%s", mjs_getError(spec));
+    mj_deleteSpec(spec);
+  }
   mj_deleteVFS(vfs.get());
   if (model == nullptr) throw_error(ErrorKind::kInternal, "{}: mujoco: {}", name, problem);
   return model;
