@@ -25,6 +25,9 @@ struct Verb {
 };
 
 const std::vector<Verb> kVerbs = {
+    {"env ls", "the built-in tasks", lram::app::env_ls, nullptr},
+    {"env show", "what a task observes and how it acts", lram::app::env_show, nullptr},
+    {"bench env", "steps per second beside a bare mj_step loop", lram::app::bench_env, nullptr},
     {"data collect", "record episodes of an expert", lram::app::data_collect, nullptr},
     {"data ls", "data sets in a folder", lram::app::data_ls, nullptr},
     {"data show", "task, statistics and episodes of a data set", lram::app::data_show, nullptr},
