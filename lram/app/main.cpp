@@ -32,6 +32,7 @@ const std::vector<Verb> kVerbs = {
     {"data ls", "data sets in a folder", lram::app::data_ls, nullptr},
     {"data show", "task, statistics and episodes of a data set", lram::app::data_show, nullptr},
     {"data validate", "look at every value of data sets", lram::app::data_validate, nullptr},
+    {"train", "a policy from data sets", nullptr, "lram-train"},
     {"report", "one HTML page about a training run", lram::app::report, nullptr},
 };
 

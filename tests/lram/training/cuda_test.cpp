@@ -1,0 +1,101 @@
+// Training on a GPU through LibTorch against the CPU.
+#include <gtest/gtest.h>
+#include <torch/cuda.h>
+#include <torch/utils.h>
+
+#include "lram/model/action_loss.h"
+#include "lram/training/trainer.h"
+#include "tests/lram/training/toy_data.h"
+#include "tests/support/temp_folder.h"
+
+namespace lram::training {
+namespace {
+// float32 sums of a few thousand terms in another order, through two blocks.
+constexpr double kLossTol = 1e-4;
+constexpr double kGradientTol = 2e-3;  // relative L2 of each parameter's gradient
+
+#define LRAM_SKIP_WITHOUT_GPU() \
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no NVIDIA GPU that LibTorch can use"
+
+class CudaTest : public testing::Test {
+ protected:
+  std::shared_ptr<model::Policy> policy(const model::PolicyConfig& config) const {
+    torch::manual_seed(3);
+    auto made = std::make_shared<model::Policy>(config);
+    made->set_tasks(data_.table());
+    return made;
+  }
+  static model::PolicyConfig gpt2() {
+    model::PolicyConfig config = test::tiny_policy();
+    config.backbone = "gpt2";
+    config.max_episode_steps = 40;
+    return config;
+  }
+  lram::test::TempFolder folder_;
+  TrainingData data_{test::write_toy_data(folder_.path())};
+};
+
+TEST_F(CudaTest, LossAndGradientsEqualTheCpus) {
+  LRAM_SKIP_WITHOUT_GPU();
+  for (const model::PolicyConfig& config : {test::tiny_policy(), gpt2()}) {
+    SCOPED_TRACE(config.backbone);
+    const BatchBuilder builder(data_, config, config.context_length);
+    const TrainingDomain& domain = data_.domains()[0];
+    WindowStream windows(data_.sources(domain, Half::kTrain), config.context_length, 16, false, 1,
+                         0);
+    const MicroBatch batch = builder.build(domain, windows.next());
+    std::map<std::string, torch::Tensor> gradients;
+    double cpu_loss = 0.0;
+    for (const char* name : {"cpu", "cuda"}) {
+      const torch::Device device(name);
+      auto made = policy(config);
+      made->to(device);
+      const MicroBatch here = batch.to(device);
+      const auto logits =
+          made->forward(here.inputs).logits.flatten(0, 2).index_select(0, here.slot);
+      const auto legal = builder.legal_classes().to(device).index_select(0, here.legal_row);
+      const auto loss = model::action_entry_losses(logits, here.target, legal).mean();
+      loss.backward();
+      const bool reference = device.is_cpu();
+      if (reference) cpu_loss = loss.item<double>();
+      EXPECT_NEAR(loss.item<double>(), cpu_loss, kLossTol);
+      for (const auto& item : made->named_parameters()) {
+        if (!item.value().grad().defined()) continue;
+        const auto gradient = item.value().grad().to(torch::kCPU, torch::kDouble);
+        if (reference) {
+          gradients[item.key()] = gradient;
+          continue;
+        }
+        const auto& want = gradients.at(item.key());
+        EXPECT_LE((gradient - want).norm().item<double>(),
+                  kGradientTol * want.norm().item<double>() + 1e-7)
+            << item.key();
+      }
+    }
+    EXPECT_GT(gradients.size(), 10u);
+  }
+}
+
+TEST_F(CudaTest, FirstStepsEqualTheCpus) {
+  LRAM_SKIP_WITHOUT_GPU();
+  for (const bool carry : {false, true}) {
+    SCOPED_TRACE(carry ? "carried state" : "fresh windows");
+    TrainConfig config = test::tiny_training();
+    config.carry_state = carry;
+    Trainer cpu(config, policy(test::tiny_policy()), data_);
+    config.device = "cuda";
+    Trainer gpu(config, policy(test::tiny_policy()), data_);
+    for (int n = 0; n < 5; ++n) {
+      const auto want = summarize("train", cpu.step().tallies);
+      const auto got = summarize("train", gpu.step().tallies);
+      for (const auto& [name, value] : want)
+        if (name.starts_with("train/loss"))
+          EXPECT_NEAR(got.at(name), value, kLossTol * value) << name << " step " << n;
+    }
+    const auto want = summarize("valid", cpu.validate());
+    EXPECT_NEAR(summarize("valid", gpu.validate()).at("valid/loss"), want.at("valid/loss"),
+                kLossTol * want.at("valid/loss"));
+  }
+}
+}  // namespace
+}  // namespace lram::training
