@@ -5,7 +5,7 @@
 
 namespace lram::agents::experts {
 namespace {
-enum Action { kNorth, kEast, kSouth, kWest, kStay };
+enum Action { kEast = 1, kSouth = 2, kWest = 3, kStay = 4 };
 }  // namespace
 
 Sweep::Sweep(std::string_view task) {
@@ -19,27 +19,18 @@ Sweep::Sweep(std::string_view task) {
 }
 
 void Sweep::begin_episode(const envs::Environment& /*env*/, std::uint64_t /*seed*/) {
-  forward_ = true;
   stay_ = true;
 }
 
-// The path runs east on even rows and west on odd ones.
+// The path runs east on even rows and west on odd ones, and ends in the last row.
 void Sweep::act(const envs::Environment& /*env*/, std::span<const float> obs,
                 std::span<float> action) {
-  const auto row = static_cast<int>(obs[0]);
-  const auto column = static_cast<int>(obs[1]);
+  const int row = static_cast<int>(obs[0]), column = static_cast<int>(obs[1]);
   const bool east = row % 2 == 0;
-  const int row_end = east ? width_ - 1 : 0, row_start = width_ - 1 - row_end;
-  if (forward_ && row == height_ - 1 && column == row_end) forward_ = false;
-  if (!forward_ && row == 0 && column == 0) forward_ = true;
-
-  Action next = kStay;
-  if (stay_)
-    next = kStay;
-  else if (forward_)
-    next = column == row_end ? kSouth : east ? kEast : kWest;
-  else
-    next = column == row_start ? kNorth : east ? kWest : kEast;
+  const bool row_ends = column == (east ? width_ - 1 : 0);
+  Action next = east ? kEast : kWest;
+  if (row_ends) next = row == height_ - 1 ? kStay : kSouth;
+  if (stay_) next = kStay;
   action[0] = static_cast<float>(next);
 }
 

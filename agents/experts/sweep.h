@@ -3,10 +3,10 @@
 
 namespace lram::agents::experts {
 
-/// Searches a grid world without knowing its goal: row by row from the start at the top left, back
-/// again when all cells are seen, and stays where staying is rewarded. With a key and a door it
-/// finds the key on the way and the door later. Its actions depend on its own observations and
-/// rewards alone, so that a recurrent policy can learn to do the same.
+/// Searches a grid world without knowing its goal: row by row from the start at the top left, and
+/// stays where staying is rewarded; a key is found on the way, and the door behind it if it comes
+/// later on the path. Its actions depend on its own observations and rewards alone, so that a
+/// recurrent policy can learn to do the same.
 class Sweep : public Expert {
  public:
   explicit Sweep(std::string_view task);
@@ -19,8 +19,7 @@ class Sweep : public Expert {
 
  private:
   int width_ = 0, height_ = 0;
-  bool forward_ = true;  ///< along the path, or back along it
-  bool stay_ = true;     ///< to see whether staying is rewarded
+  bool stay_ = true;  ///< to see whether staying is rewarded
 };
 
 }  // namespace lram::agents::experts
