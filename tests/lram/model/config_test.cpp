@@ -1,0 +1,75 @@
+#include "lram/model/config.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "lram/core/error.h"
+
+namespace lram::model {
+namespace {
+using nlohmann::json;
+
+TEST(PolicyConfig, SurvivesJson) {
+  PolicyConfig config;
+  config.backbone = "gpt2";
+  config.max_episode_steps = 1000;
+  config.ffn_factor = 0.1;
+  config.slstm_at = "1,3";
+  EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
+  EXPECT_FALSE(config == PolicyConfig());
+}
+
+TEST(PolicyConfig, OptionsFillEveryField) {
+  PolicyConfig config;
+  po::options_description options;
+  describe(options, config);
+  EXPECT_EQ(options.options().size(), json(config).size());
+  const std::vector<std::string> arguments = {"--model.backbone=gpt2", "--model.embed_dim=96",
+                                              "--model.ffn_factor=2.5"};
+  po::variables_map values;
+  po::store(po::command_line_parser(arguments).options(options).run(), values);
+  po::notify(values);
+  EXPECT_EQ(config.backbone, "gpt2");
+  EXPECT_EQ(config.embed_dim, 96);
+  EXPECT_EQ(config.ffn_factor, 2.5);
+  EXPECT_EQ(config.num_blocks, PolicyConfig().num_blocks);
+}
+
+TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
+  const auto message = [](const std::function<void(PolicyConfig&)>& edit) -> std::string {
+    PolicyConfig config;
+    config.num_blocks = 4;
+    edit(config);
+    try {
+      validate(config);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(message([](auto&) {}), "accepted");
+  EXPECT_EQ(message([](auto& c) { c.backbone = "lstm"; }),
+            "model.backbone is 'lstm', wanted xlstm or gpt2");
+  EXPECT_EQ(message([](auto& c) { c.embed_dim = 0; }), "model.embed_dim is 0, wanted 1 to 65536");
+  EXPECT_EQ(message([](auto& c) { c.num_heads = 3; }),
+            "model.num_heads is 3, which does not divide the mLSTM's width, 2 x embed_dim rounded "
+            "up to 64 (1024)");
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "gpt2";
+              c.max_episode_steps = 9;
+              c.num_heads = 3;
+            }),
+            "model.num_heads is 3, which does not divide embed_dim (512)");
+  EXPECT_EQ(message([](auto& c) { c.backbone = "gpt2"; }),
+            "model.max_episode_steps is 0, wanted 1 to 16777216");
+  EXPECT_EQ(message([](auto& c) { c.cell_eps = -1.0; }), "model.cell_eps is -1, wanted 0 to 1");
+  for (const std::string bad : {"4", "1,1", "x", "1,,2", "-1"})
+    EXPECT_NE(message([&](auto& c) { c.slstm_at = bad; }).find("model.slstm_at"), std::string::npos)
+        << bad;
+}
+
+}  // namespace
+}  // namespace lram::model
