@@ -1,5 +1,6 @@
 #include "agents/experts/expert.h"
 
+#include "agents/experts/controller.h"
 #include "agents/experts/planner.h"
 #include "agents/experts/q_learning.h"
 #include "agents/experts/random.h"
@@ -26,6 +27,11 @@ const std::vector<Entry> kExperts = {
        const std::string id = envs::make(task)->spec().id;
        return std::make_unique<Planner>(id, planner_config(id, options.settings),
                                         options.num_threads);
+     }},
+    {"controller", "feedback law of control theory (cartpole, pendulum, point mass, reacher)",
+     [](std::string_view task, const ExpertOptions& options) -> std::unique_ptr<Expert> {
+       refuse_settings("controller", options);
+       return std::make_unique<Controller>(task);
      }},
     {"sweep", "visits every cell of a grid world and stays where it is rewarded",
      [](std::string_view task, const ExpertOptions& options) -> std::unique_ptr<Expert> {
