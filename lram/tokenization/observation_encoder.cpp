@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <string_view>
 
 #include "lram/core/error.h"
@@ -34,7 +35,7 @@ std::int64_t unified_place(const TaskSpec& spec, const ObservationPart& part) {
 std::span<const ObservationSlot> unified_slots() { return kUnifiedSlots; }
 
 ObservationEncoder::ObservationEncoder(const TaskEntry& task, std::int64_t state_dim)
-    : state_dim_(state_dim), clip_(static_cast<float>(task.obs_clip)) {
+    : task_(task.spec.id), state_dim_(state_dim), clip_(static_cast<float>(task.obs_clip)) {
   const TaskSpec& spec = task.spec;
   const std::int64_t size = spec.observation.vector_size;
   LRAM_CHECK(size <= state_dim, "task '", spec.id, "' has observations of ", size,
@@ -54,6 +55,9 @@ ObservationEncoder::ObservationEncoder(const TaskEntry& task, std::int64_t state
                  (task.obs_mean.empty() || std::ssize(task.obs_mean) == size),
              "task '", spec.id, "' has observations of ", size, " entries, but ",
              task.obs_mean.size(), " means and ", task.obs_std.size(), " standard deviations");
+  LRAM_CHECK(task.obs_std_floor > 0.0 && task.obs_clip > 0.0, "task '", spec.id,
+             "': obs_std_floor ", task.obs_std_floor, ", obs_clip ", task.obs_clip,
+             ", wanted more than 0");
   for (std::size_t i = 0; i < task.obs_mean.size(); ++i) {
     mean_.push_back(static_cast<float>(task.obs_mean[i]));
     scale_.push_back(static_cast<float>(1.0 / std::max(task.obs_std[i], task.obs_std_floor)));
@@ -65,6 +69,9 @@ void ObservationEncoder::encode(std::span<const float> observation, std::span<fl
   std::fill(state.begin(), state.end(), 0.0f);
   for (std::size_t i = 0; i < observation.size(); ++i) {
     float value = observation[i];
+    if (!std::isfinite(value)) [[unlikely]]
+      throw_error(ErrorKind::kInput,
+                  "task '{}': observation entry {} is {}, wanted a finite number", task_, i, value);
     if (!mean_.empty()) value = std::clamp((value - mean_[i]) * scale_[i], -clip_, clip_);
     state[static_cast<std::size_t>(places_[i])] = value;
   }

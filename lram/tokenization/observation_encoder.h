@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "lram/tokenization/task_table.h"
@@ -26,12 +27,14 @@ class ObservationEncoder {
   ObservationEncoder(const TaskEntry& task, std::int64_t state_dim);
 
   std::int64_t state_dim() const { return state_dim_; }
-  /// observation: [vector_size]; state: [state_dim], wholly overwritten.
+  /// observation: [vector_size]; state: [state_dim], wholly overwritten. Throws Error(kInput) that
+  /// names the entry for a value that is not finite.
   void encode(std::span<const float> observation, std::span<float> state) const;
   /// Index in the state vector of each entry of the observation.
   const std::vector<std::int64_t>& places() const { return places_; }
 
  private:
+  std::string task_;
   std::int64_t state_dim_;
   std::vector<std::int64_t> places_;
   std::vector<float> mean_, scale_;  // (x - mean) * scale; empty = none

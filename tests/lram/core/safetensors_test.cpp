@@ -212,5 +212,21 @@ TEST(Safetensors, EveryTruncationIsRefused) {
   }
 }
 
+TEST(Safetensors, AnyChangedByteIsReadOrRefused) {
+  const std::vector<float> a(5, 1.0f);
+  const fs::path path = temporary("flip_base"), changed = temporary("flip");
+  write_safetensors(path, {{"a", Dtype::kF32, {5}, std::as_bytes(std::span(a))}}, {{"k", "v"}});
+  const std::string bytes = read_file(path);
+  int refused = 0;
+  for (std::size_t i = 0; i < bytes.size() - 20; ++i)
+    for (const int bit : {1, 8, 128}) {
+      std::string other = bytes;
+      other[i] = static_cast<char>(other[i] ^ bit);
+      std::ofstream(changed, std::ios::binary) << other;
+      refused += message(changed) != "accepted";
+    }
+  EXPECT_GT(refused, 100);  // the rest: names, metadata, padding
+}
+
 }  // namespace
 }  // namespace lram

@@ -79,6 +79,18 @@ TEST(ObservationEncoder, WithoutStatisticsValuesPass) {
   EXPECT_EQ(state, (std::vector<float>{-50.0f, 50.0f}));
 }
 
+TEST(ObservationEncoder, NamesAValueThatIsNotFinite) {
+  const ObservationEncoder encoder(task("grid/made_up", {{"a", 2}}), 2);
+  std::vector<float> state(2);
+  try {
+    encoder.encode(std::vector<float>{1.0f, std::numeric_limits<float>::quiet_NaN()}, state);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "task 'grid/made_up': observation entry 1 is nan, wanted a finite number");
+  }
+}
+
 TEST(ObservationEncoder, RefusesWhatDoesNotFit) {
   EXPECT_SAYS(message(task("grid/made_up", {{"a", 25}}), 24),
               "task 'grid/made_up' has observations of 25 entries, the policy's state vector has "
@@ -91,6 +103,9 @@ TEST(ObservationEncoder, RefusesWhatDoesNotFit) {
   entry.obs_mean = {0.0};
   entry.obs_std = {1.0};
   EXPECT_SAYS(message(entry, 24), "1 means and 1 standard deviations");
+  entry = task("grid/made_up", {{"a", 3}});
+  entry.obs_std_floor = 0.0;
+  EXPECT_SAYS(message(entry, 24), "obs_std_floor 0, obs_clip 10, wanted more than 0");
 }
 
 }  // namespace
