@@ -73,7 +73,8 @@ Series thin(const std::string& name, const std::map<double, double>& points) {
   return series;
 }
 
-// "valid/loss/dmcontrol" -> phase valid, quantity loss, domain dmcontrol.
+// "valid/loss/dmcontrol" -> phase valid, quantity loss, domain dmcontrol. None for other names and
+// for single tasks ("valid/loss/dmcontrol/walker_run").
 struct Tag {
   std::string phase, quantity, domain;
 };
@@ -83,6 +84,7 @@ std::optional<Tag> parse_tag(const std::string& text) {
   if (!std::getline(parts, tag.phase, '/') || !std::getline(parts, tag.quantity, '/'))
     return std::nullopt;
   std::getline(parts, tag.domain);
+  if (tag.domain.find('/') != std::string::npos) return std::nullopt;
   return tag;
 }
 
