@@ -62,7 +62,7 @@ model::NamedTensors carried_tensors(const std::vector<model::BackboneState>& car
       ErrorKind::kCheckFailed,
       "step {}: {} is {}, wanted a finite number; the last checkpoint is as it was (a lower "
       "train.peak_lr or train.max_grad_norm may help)",
-      step, what, value);
+      step, what, std::fabs(value));  // without the sign of -nan
 }
 }  // namespace
 
@@ -215,12 +215,9 @@ void Trainer::save(const fs::path& checkpoint) const {
   if (config_.carry_state)
     model::save_tensors(folder / kCarriedName, carried_tensors(carried_, data_.domains()));
   // Windows, learning rate and all random numbers are functions of the step's number and the seed.
-  const json state = {{"format_version", kStateVersion},
-                      {"step", num_steps_},
-                      {"seed", config_.seed},
-                      {"threads", at::get_num_threads()},
-                      {"data", data_.fingerprint()},
-                      {"tallies", tallies_}};
+  const json state = {
+      {"format_version", kStateVersion},  {"step", num_steps_},          {"seed", config_.seed},
+      {"threads", at::get_num_threads()}, {"data", data_.fingerprint()}, {"tallies", tallies_}};
   write_file_atomically(folder / kStateName, state.dump(1) + "\n");
 }
 

@@ -21,9 +21,11 @@ class TrainerTest : public testing::Test {
  protected:
   void SetUp() override { torch::set_num_threads(1); }
 
-  std::shared_ptr<model::Policy> policy() const {
+  std::shared_ptr<model::Policy> policy(std::int64_t num_bins = 256) const {
     torch::manual_seed(3);
-    auto made = std::make_shared<model::Policy>(test::tiny_policy());
+    model::PolicyConfig config = test::tiny_policy();
+    config.num_bins = num_bins;
+    auto made = std::make_shared<model::Policy>(config);
     made->set_tasks(data_.table());
     return made;
   }
@@ -57,14 +59,14 @@ std::vector<double> losses(const StepReport& report) {
 }
 
 TEST_F(TrainerTest, LearnsTheToyTasks) {
-  Trainer trainer(test::tiny_training(), policy(), data_);
+  Trainer trainer(test::tiny_training(), policy(/*num_bins=*/8), data_);
   const Metrics before = summarize("valid", trainer.validate());
   for (int n = 0; n < 200; ++n) trainer.step();
   const Metrics after = summarize("valid", trainer.validate());
-  // 256 bins begin at log 256 = 5.5 nats, three actions at 1.1.
-  EXPECT_NEAR(before.at("valid/loss/toy"), 5.5, 0.5);
+  // Eight bins begin at log 8 = 2.1 nats, three actions at 1.1.
+  EXPECT_NEAR(before.at("valid/loss/toy"), 2.1, 0.3);
   EXPECT_NEAR(before.at("valid/loss/grid"), 1.1, 0.3);
-  EXPECT_LT(after.at("valid/loss/toy"), before.at("valid/loss/toy") - 1.0);
+  EXPECT_LT(after.at("valid/loss/toy"), 1.4);
   EXPECT_LT(after.at("valid/loss/grid"), 0.5);
   EXPECT_GT(after.at("valid/accuracy/grid"), 0.8);
   EXPECT_DOUBLE_EQ(after.at("valid/loss"),
@@ -87,27 +89,28 @@ TEST_F(TrainerTest, ResumedRunEqualsTheUninterruptedOneBitForBit) {
     SCOPED_TRACE(carry ? "carried state" : "fresh windows");
     TrainConfig config = test::tiny_training();
     config.carry_state = carry;
+    const int half = carry ? 40 : 100;
     const std::string suffix = carry ? "_carried" : "_fresh";
 
     Trainer straight(config, policy(), data_);
     std::vector<std::vector<double>> want, got;
-    for (int n = 0; n < 200; ++n) want.push_back(losses(straight.step()));
+    for (int n = 0; n < 2 * half; ++n) want.push_back(losses(straight.step()));
 
     fs::path middle;
     {
       Trainer first(config, policy(), data_);
-      for (int n = 0; n < 100; ++n) got.push_back(losses(first.step()));
+      for (int n = 0; n < half; ++n) got.push_back(losses(first.step()));
       middle = save(first, "middle" + suffix);
       first.step();  // done after the checkpoint and lost
     }
-    // The manifest is the checkpoint folder's; these files alone are read without it.
+    // No manifest here: that is CheckpointFolder's.
     auto loaded = policy();
     model::load_tensors(SafetensorsFile(middle / "model.safetensors"),
                         model::named_tensors(*loaded));
     Trainer second(config, loaded, data_);
     second.restore(middle);
-    EXPECT_EQ(second.num_steps(), 100);
-    for (int n = 100; n < 200; ++n) got.push_back(losses(second.step()));
+    EXPECT_EQ(second.num_steps(), half);
+    for (int n = 0; n < half; ++n) got.push_back(losses(second.step()));
 
     EXPECT_EQ(got, want);
     expect_same_files(save(straight, "straight" + suffix), save(second, "resumed" + suffix));
