@@ -160,10 +160,15 @@ void print_result(const Options& o, const training::RunResult& result) {
     fmt::print("go on with      lram train --resume {}\n", o.run);
 }
 
-std::shared_ptr<model::Policy> new_policy(const Options& o, TrainingData& data) {
-  model::PolicyConfig config = o.model;
+/// The config with what follows from the data: the Transformer's table of positions.
+model::PolicyConfig fitted(model::PolicyConfig config, std::int64_t longest_episode) {
   if (config.backbone == "gpt2" && config.max_episode_steps == 0)
-    config.max_episode_steps = data.longest_episode();
+    config.max_episode_steps = longest_episode;
+  return config;
+}
+
+std::shared_ptr<model::Policy> new_policy(const Options& o, TrainingData& data) {
+  const model::PolicyConfig config = fitted(o.model, data.longest_episode());
   torch::manual_seed(o.train.seed);
   auto policy = std::make_shared<model::Policy>(config);
   if (!o.dry_run) measure_random_returns(data);
@@ -173,8 +178,9 @@ std::shared_ptr<model::Policy> new_policy(const Options& o, TrainingData& data) 
 
 int run(Options& o, const std::string& config_ini) {
   validate(o.train);
-  model::validate(o.model);
-  training::training_device(o.train.device);  // refused before anything is read or written
+  // What is wrong already is refused before anything is read or written.
+  model::validate(fitted(o.model, /*longest_episode=*/1));
+  training::training_device(o.train.device);
   fs::path checkpoint;
   if (!o.resume.empty()) {
     o.run = o.resume;

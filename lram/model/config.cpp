@@ -50,7 +50,8 @@ void describe(po::options_description& options, PolicyConfig& config) {
   visit_fields(config, [&](const char* name, auto& value, const char* help) {
     using Value = std::remove_reference_t<decltype(value)>;
     options.add_options()((std::string("model.") + name).c_str(),
-                          po::value<Value>(&value)->default_value(value), help);
+                          po::value<Value>(&value)->default_value(value, fmt::format("{}", value)),
+                          help);
   });
 }
 

@@ -10,7 +10,8 @@ namespace {
 /// One option `name` whose default is what `value` holds.
 template <typename T>
 void add(po::options_description& options, const char* name, T& value, const char* help) {
-  options.add_options()(name, po::value(&value)->default_value(value), help);
+  options.add_options()(name, po::value(&value)->default_value(value, fmt::format("{}", value)),
+                        help);
 }
 
 template <typename T>

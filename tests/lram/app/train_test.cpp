@@ -192,6 +192,8 @@ TEST_F(TrainTest, DryRunKeepsNothing) {
   const CommandResult result = train_new("dry", {"--dry-run"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.out.find("one step: loss "), std::string::npos);
+  const CommandResult transformer = train_new("dry", {"--dry-run", "--model.backbone", "gpt2"});
+  EXPECT_EQ(transformer.exit_code, 0) << transformer.err;
   EXPECT_FALSE(fs::exists(run_folder("dry")));
 }
 
