@@ -38,8 +38,13 @@ double BallInCup::reward() const {
   return 1.0;
 }
 
-// Draws the ball towards the cup.
+// Draws the ball towards the cup and up, and keeps the cup away from the ends of its travel, where
+// it would hang on below a ball that cannot come closer.
 double BallInCup::planning_reward(float true_reward) const {
-  return true_reward - mju_dist3(data().site_xpos + 3 * target_, data().xpos + 3 * ball_body_);
+  const mjtNum* target = data().site_xpos + 3 * target_;
+  const mjtNum* ball = data().xpos + 3 * ball_body_;
+  const double off_centre = std::abs(data().qpos[0]) + std::abs(data().qpos[1]);
+  return true_reward - mju_dist3(target, ball) + 0.5 * std::min(ball[2] - target[2], 0.05) -
+         0.1 * off_centre;
 }
 }  // namespace lram::envs
