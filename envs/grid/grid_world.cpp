@@ -1,7 +1,8 @@
 #include "envs/grid/grid_world.h"
 
 #include <algorithm>
-#include <regex>
+#include <charconv>
+#include <utility>
 
 #include "envs/action_check.h"
 #include "envs/state_bytes.h"
@@ -20,6 +21,17 @@ std::vector<Cell> shuffled_cells(int width, int height, std::uint64_t seed) {
   for (const std::int64_t c : Mt19937(seed).permutation(std::int64_t{width} * height))
     cells.push_back({static_cast<int>(c / height), static_cast<int>(c % height)});
   return cells;
+}
+
+// "3_7", both at least 0.
+std::optional<Cell> parse_cell(std::string_view text) {
+  Cell cell;
+  const char* end = text.data() + text.size();
+  const auto x = std::from_chars(text.data(), end, cell.x);
+  if (x.ec != std::errc{} || x.ptr == end || *x.ptr != '_') return {};
+  const auto y = std::from_chars(x.ptr + 1, end, cell.y);
+  if (y.ec != std::errc{} || y.ptr != end || cell.x < 0 || cell.y < 0) return {};
+  return cell;
 }
 }  // namespace
 
@@ -40,14 +52,17 @@ std::vector<GridGoal> grid_goals(int width, int height, bool with_key) {
 }
 
 GridId split_grid_id(std::string_view id) {
-  static const std::regex form(R"((.*?)_(?:key_(\d{1,3})_(\d{1,3})_)?goal_(\d{1,3})_(\d{1,3}))");
-  std::match_results<std::string_view::const_iterator> match;
-  if (!std::regex_match(id.begin(), id.end(), match, form)) return {id, {}};
-  const auto cell = [&](std::size_t group) {
-    return Cell{std::stoi(match[group]), std::stoi(match[group + 1])};
-  };
-  GridId out{id.substr(0, static_cast<std::size_t>(match[1].length())), GridGoal{cell(4), {}}};
-  if (match[2].matched) out.goal->key = cell(2);
+  constexpr std::string_view kGoalMark = "_goal_", kKeyMark = "_key_";
+  const auto at = id.rfind(kGoalMark);
+  if (at == id.npos) return {id, {}};
+  const std::optional<Cell> goal = parse_cell(id.substr(at + kGoalMark.size()));
+  if (!goal) return {id, {}};
+  GridId out{id.substr(0, at), GridGoal{*goal, {}}};
+  const auto key_at = out.base.rfind(kKeyMark);
+  if (key_at == id.npos) return out;
+  // Not a number in "dark_key_door".
+  out.goal->key = parse_cell(out.base.substr(key_at + kKeyMark.size()));
+  if (out.goal->key) out.base = out.base.substr(0, key_at);
   return out;
 }
 
