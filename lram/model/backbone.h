@@ -12,9 +12,9 @@ namespace lram::model {
 /// Which tokens count. Tokens outside [begin, end) change nothing and may hold anything, NaN too;
 /// before a token with `reset` the state is that of a fresh start.
 struct SequenceMask {
-  torch::Tensor reset;  ///< [B, T] uint8, undefined = none
-  torch::Tensor begin;  ///< [B] int32, undefined = 0
-  torch::Tensor end;    ///< [B] int32, undefined = T
+  torch::Tensor reset = {};  ///< [B, T] uint8, undefined = none
+  torch::Tensor begin = {};  ///< [B] int32, undefined = 0
+  torch::Tensor end = {};    ///< [B] int32, undefined = T
 };
 
 /// What a backbone remembers between calls: tensors whose first dimension is B, in an order that
