@@ -4,8 +4,7 @@
 namespace lram::model {
 
 /// Block-diagonal linear map: x [..., G * I] in G groups of I features, weight [G, O, I]
-/// -> [..., G * O]; bias [G * O] or undefined. Blocks of four have a loop of their own on the CPU,
-/// where a batch of 4 x 4 products is slow.
+/// -> [..., G * O]; bias [G * O] or undefined.
 torch::Tensor block_linear(const torch::Tensor& x, const torch::Tensor& weight,
                            const torch::Tensor& bias = {});
 

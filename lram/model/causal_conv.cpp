@@ -179,7 +179,8 @@ void check_shapes(const Tensor& x, const Tensor& window, const Tensor& weight) {
 
 CausalConvOutput causal_conv(const Tensor& x, const Tensor& window, const Tensor& weight,
                              const Tensor& bias, const SequenceMask& mask) {
-  if (!x.device().is_cpu()) return causal_conv_reference(x, window, weight, bias, mask);
+  if (!x.device().is_cpu() || x.scalar_type() != weight.scalar_type())
+    return causal_conv_reference(x, window, weight, bias, mask);
   check_shapes(x, window, weight);
   const TokenMask tokens = resolve_mask(mask, x.size(0), x.size(1));
   const auto dense = [](const Tensor& m) { return optional(m.defined() ? m.contiguous() : m); };

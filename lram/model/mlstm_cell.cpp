@@ -124,35 +124,37 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
     const Tensor size = beta.abs();
     const Tensor denominator = at::maximum(size, floor).add_(eps);
     const Tensor sign = beta.sign().mul_(size > floor);
-    Tensor h = u.div_(denominator.unsqueeze(-1));
-    if (valid.defined())
-      h.view({batch, heads, tokens, -1})
-          .masked_fill_(valid.logical_not().view({batch, 1, tokens, 1}), 0);
+    const Tensor h = u.div_(denominator.unsqueeze(-1)).view({batch, heads, tokens, -1});
+    if (valid.defined()) h.masked_fill_(valid.logical_not().view({batch, 1, tokens, 1}), 0);
 
     const Tensor weighted = ks * d.select(1, tokens - 1).unsqueeze(-1);
-    Tensor c = at::bmm(weighted.transpose(1, 2), vs), n = weighted.sum(1);
+    Tensor c, n = weighted.sum(1);
     if (c0.defined()) {
       const Tensor kept = carry.select(1, tokens - 1).view({-1, 1});
-      c.add_(c_first * kept.unsqueeze(-1));
+      c = at::baddbmm(c_first * kept.unsqueeze(-1), weighted.transpose(1, 2), vs);
       n.add_(n_first * kept);
+    } else {
+      c = at::bmm(weighted.transpose(1, 2), vs);
     }
+    c = c.view({batch, heads, c.size(1), c.size(2)});
+    n = n.view({batch, heads, n.size(1)});
     ctx->save_for_backward(
         {qs, ks, vs, f, d, p, h, denominator, sign, carry, c_first, n_first, c, n, valid, reset});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);
     const Tensor m = gates.m.select(-1, tokens - 1).contiguous();
     ctx->mark_non_differentiable({m});
-    return {h.view({batch, heads, tokens, -1}), c.view({batch, heads, c.size(1), c.size(2)}),
-            n.view({batch, heads, n.size(1)}), m};
+    return {h, c, n, m};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &f = saved[3], &d = saved[4],
-                 &p = saved[5], &h = saved[6], &denominator = saved[7], &sign = saved[8],
-                 &carry = saved[9], &c0 = saved[10], &n0 = saved[11], &c = saved[12],
-                 &n = saved[13], &valid = saved[14], &reset = saved[15];
+                 &p = saved[5], h = saved[6].flatten(0, 1), &denominator = saved[7],
+                 &sign = saved[8], &carry = saved[9], &c0 = saved[10], &n0 = saved[11],
+                 c = saved[12].flatten(0, 1), n = saved[13].flatten(0, 1), &valid = saved[14],
+                 &reset = saved[15];
     const std::int64_t batch = f.size(0), tokens = f.size(1), heads = f.size(2);
     const Tensor dc = grads[1].defined() ? grads[1].flatten(0, 1) : Tensor();
     const Tensor dn = grads[2].defined() ? grads[2].flatten(0, 1) : Tensor();
@@ -219,12 +221,16 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
 
 struct Inputs {
   Tensor q, k, v, i, f;
-
-  Inputs narrow(std::int64_t first, std::int64_t count) const {
-    return {q.narrow(1, first, count), k.narrow(1, first, count), v.narrow(1, first, count),
-            i.narrow(1, first, count), f.narrow(1, first, count)};
-  }
 };
+
+/// In pieces of `size` tokens. (Slices would each come back as a gradient of full length.)
+std::vector<Inputs> split(const Inputs& x, std::int64_t size) {
+  const auto q = x.q.split(size, 1), k = x.k.split(size, 1), v = x.v.split(size, 1),
+             i = x.i.split(size, 1), f = x.f.split(size, 1);
+  std::vector<Inputs> out;
+  for (std::size_t n = 0; n < q.size(); ++n) out.push_back({q[n], k[n], v[n], i[n], f[n]});
+  return out;
+}
 
 MlstmOutput quadratic(const Inputs& x, const MlstmState& initial, const TokenMask& mask,
                       double eps) {
@@ -254,7 +260,7 @@ MlstmOutput step(const Inputs& all, const MlstmState& initial, const TokenMask& 
   if (mask.reset.defined()) keep = keep.masked_fill(mask.reset, 0);
   const Tensor key = x.k * (x.i - m).exp().unsqueeze(-1);
   keep = keep.unsqueeze(-1);
-  MlstmState state = {at::addcmul(old.c * keep.unsqueeze(-1), key.unsqueeze(-1), x.v.unsqueeze(-2)),
+  MlstmState state = {(old.c * keep.unsqueeze(-1)).addcmul_(key.unsqueeze(-1), x.v.unsqueeze(-2)),
                       at::addcmul(key, old.n, keep), m};
   const Tensor q = (x.q * (1.0 / std::sqrt(static_cast<double>(x.q.size(2))))).unsqueeze(-2);
   const Tensor beta = at::matmul(q, state.n.unsqueeze(-1));
@@ -272,19 +278,20 @@ MlstmOutput step(const Inputs& all, const MlstmState& initial, const TokenMask& 
   return {h, state};
 }
 
-template <typename Piece>
 MlstmOutput in_pieces(const Inputs& x, const MlstmState& initial, const TokenMask& mask,
-                      std::int64_t size, Piece piece) {
-  const std::int64_t tokens = x.q.size(1);
+                      std::int64_t size, decltype(&quadratic) form, double eps) {
+  if (x.q.size(1) <= size) return form(x, initial, mask, eps);
   std::vector<Tensor> h;
   MlstmState state = initial;
-  for (std::int64_t first = 0; first < tokens; first += size) {
-    const std::int64_t count = std::min(size, tokens - first);
-    MlstmOutput out = piece(x.narrow(first, count), state, mask.narrow(first, count));
-    h.push_back(out.h);
+  std::int64_t first = 0;
+  for (const Inputs& piece : split(x, size)) {
+    const std::int64_t count = piece.q.size(1);
+    MlstmOutput out = form(piece, state, mask.narrow(first, count), eps);
+    h.push_back(std::move(out.h));
     state = std::move(out.state);
+    first += count;
   }
-  return {h.size() == 1 ? h[0] : at::cat(h, 1), state};
+  return {at::cat(h, 1), state};
 }
 
 void check_shapes(const Inputs& x, const MlstmState& state) {
@@ -319,23 +326,19 @@ MlstmOutput mlstm_forward(const Tensor& q, const Tensor& k, const Tensor& v, con
   const std::int64_t tokens = q.size(1), key_dim = q.size(3), value_dim = v.size(3);
   MlstmForm form = options.form;
   if (form == MlstmForm::kAuto) {
+    // Where chunks begin to pay, on a CPU at K = V = 32, 64, 128 (T = 70, 100, 170 with chunks of
+    // 64).
     const std::int64_t longest =
-        options.chunk_size + 4 * key_dim * value_dim / (key_dim + value_dim);
+        options.chunk_size / 2 + 2 * key_dim * value_dim / (key_dim + value_dim);
     form = tokens == 1         ? MlstmForm::kStep
            : tokens <= longest ? MlstmForm::kQuadratic
                                : MlstmForm::kChunkwise;
   }
-  const auto by_step = [&](const Inputs& piece, const MlstmState& from, const TokenMask& part) {
-    return step(piece, from, part, options.eps);
-  };
-  const auto by_square = [&](const Inputs& piece, const MlstmState& from, const TokenMask& part) {
-    return quadratic(piece, from, part, options.eps);
-  };
-  if (form == MlstmForm::kStep) return in_pieces(x, state, tokens_mask, 1, by_step);
-  if (form == MlstmForm::kQuadratic) return by_square(x, state, tokens_mask);
   LRAM_CHECK(options.chunk_size > 0, "mLSTM: chunk_size is ", options.chunk_size,
              ", wanted at least 1");
-  return in_pieces(x, state, tokens_mask, options.chunk_size, by_square);
+  const bool steps = form == MlstmForm::kStep;
+  const std::int64_t size = steps ? 1 : form == MlstmForm::kQuadratic ? tokens : options.chunk_size;
+  return in_pieces(x, state, tokens_mask, size, steps ? &step : &quadratic, options.eps);
 }
 
 }  // namespace lram::model

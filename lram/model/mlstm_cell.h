@@ -19,7 +19,7 @@ struct MlstmState {
 };
 
 /// The three ways to one function. kAuto takes the step for one token, the quadratic form while it
-/// costs fewer operations than chunks would (kernels.md 2.5), chunks beyond.
+/// is quicker than chunks, chunks beyond.
 enum class MlstmForm { kAuto, kStep, kQuadratic, kChunkwise };
 
 struct MlstmOptions {

@@ -35,15 +35,24 @@ enum Kept {
   kKept
 };
 
-/// log(sigmoid(x)) without overflow.
-template <typename Scalar>
-Scalar log_sigmoid(Scalar x) {
-  return std::min(x, Scalar(0)) - std::log1p(std::exp(-std::abs(x)));
-}
-
 template <typename Scalar>
 Scalar sigmoid(Scalar x) {
   return 1 / (1 + std::exp(-x));
+}
+
+/// out[j] += sum_r factors[r] * matrix[r][j], rows of `width` numbers.
+template <typename Scalar>
+void add_rows(const Scalar* __restrict__ matrix, const Scalar* __restrict__ factors,
+              std::int64_t rows, std::int64_t width, Scalar* __restrict__ out) {
+  std::int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {  // four at a time: `out` is read and written once for them
+    const Scalar *a = matrix + r * width, *b = a + width, *c = b + width, *d = c + width;
+    for (std::int64_t j = 0; j < width; ++j)
+      out[j] +=
+          factors[r] * a[j] + factors[r + 1] * b[j] + factors[r + 2] * c[j] + factors[r + 3] * d[j];
+  }
+  for (; r < rows; ++r)
+    for (std::int64_t j = 0; j < width; ++j) out[j] += factors[r] * matrix[r * width + j];
 }
 
 struct Sizes {
@@ -77,25 +86,22 @@ void forward_head(const Sizes& size, const Scalar* gates, const Scalar* recurren
     for (int gate = 0; gate < 4; ++gate)
       for (std::int64_t j = 0; j < unit; ++j)
         sums[gate * unit + j] = gates[(t * 4 + gate) * dim + j] + bias[gate * dim + j];
-    for (std::int64_t in = 0; in < unit; ++in) {
-      const Scalar* row = recurrent + in * 4 * unit;
-      const Scalar factor = h[in];
-      for (std::int64_t j = 0; j < 4 * unit; ++j) sums[j] += factor * row[j];
-    }
+    add_rows(recurrent, h, unit, 4 * unit, sums);
     for (std::int64_t j = 0; j < unit; ++j) {
       const Scalar i = sums[j], f = sums[unit + j];
       const Scalar z = std::tanh(sums[2 * unit + j]), o = sigmoid(sums[3 * unit + j]);
-      const Scalar entry = log_sigmoid(f) + m[j];
+      const Scalar tail = std::exp(-std::abs(f));  // log(sigmoid(f)) = min(f, 0) - log(1 + tail)
+      const Scalar entry = std::min(f, Scalar(0)) - std::log1p(tail) + m[j];
       const Scalar now = n[j] == 0 ? i : std::max(entry, i);
       // Where n = 0 only a gradient passes through `keep`; bounded, so that 0 * keep stays 0.
-      const Scalar keep = std::exp(std::min(entry - now, Scalar(80)));
-      const Scalar input = std::exp(i - now);
+      const Scalar keep = entry == now ? 1 : std::exp(std::min(entry - now, Scalar(80)));
+      const Scalar input = i == now ? 1 : std::exp(i - now);
       const Scalar c_now = keep * c[j] + input * z, n_now = keep * n[j] + input;
       if (kept != nullptr) {
         Scalar* row = kept + t * kKept * dim + j;
         row[kInput * dim] = input;
         row[kForget * dim] = cut ? 0 : keep;
-        row[kForgetSlope * dim] = sigmoid(-f);
+        row[kForgetSlope * dim] = (f < 0 ? 1 : tail) / (1 + tail);
         row[kZ * dim] = z;
         row[kOutput * dim] = o;
         row[kC * dim] = c_now;
@@ -140,11 +146,7 @@ void backward_head(const Sizes& size, const Scalar* kept, const Scalar* recurren
     }
     if (reset != nullptr && reset[t]) continue;
     for (int gate = 0; gate < 4; ++gate)
-      for (std::int64_t out = 0; out < unit; ++out) {
-        const Scalar* from = recurrent + (gate * unit + out) * unit;
-        const Scalar factor = dg[gate * dim + out];
-        for (std::int64_t in = 0; in < unit; ++in) dh[in] += factor * from[in];
-      }
+      add_rows(recurrent + gate * unit * unit, dg + gate * dim, unit, unit, dh);
   }
   std::fill_n(dstate + 3 * dim, unit, Scalar(0));
 }

@@ -3,6 +3,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include "lram/model/causal_conv.h"
 #include "lram/model/mlstm_cell.h"
 #include "lram/model/named_parameter.h"
+#include "lram/model/qkv_projection.h"
 #include "lram/model/slstm_cell.h"
 
 namespace lram::model {
@@ -122,17 +124,13 @@ class MlstmBlock : public XlstmBlock {
 
     const auto branches = at::linear(residual_norm(x, norm_), up_, up_bias_).chunk(2, -1);
     const Tensor conv = conv_.forward(branches[0], window, mask);
-    const Tensor q = block_linear(conv, qkv_[0], qkv_bias_[0]);
-    const Tensor k = block_linear(conv, qkv_[1], qkv_bias_[1]);
-    const Tensor v = block_linear(branches[0], qkv_[2], qkv_bias_[2]);
-    const auto gates = gate_inputs(q, k, v).chunk(2, -1);
-    const auto by_head = [&](const Tensor& y) { return y.view({batch, tokens, heads, -1}); };
-    MlstmOutput cell =
-        mlstm_forward(by_head(q), by_head(k), by_head(v), gates[0], gates[1], before, mask,
-                      {.eps = config_.cell_eps, .chunk_size = config_.chunk_size});
-
+    const Tensor qkv = qkv_projection(conv, branches[0], qkv_, qkv_bias_);
+    const auto parts = qkv.view({batch, tokens, 3 * heads, -1}).chunk(3, 2);
+    const auto gates = gate_inputs(qkv).chunk(2, -1);
+    MlstmOutput cell = mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask,
+                                     {.eps = config_.cell_eps, .chunk_size = config_.chunk_size});
     const Tensor normed =
-        at::layer_norm(cell.h, {cell.h.size(3)}, {}, {}, kNormEps).reshape({batch, tokens, -1});
+        at::layer_norm(cell.h, {cell.h.size(3)}, {}, {}, kNormEps).view({batch, tokens, -1});
     const Tensor mixed = at::addcmul(normed * (head_norm_ + 1), skip_, conv);
     const Tensor y = at::linear(mixed * at::silu(branches[1]), down_, down_bias_);
     return {x + y, {cell.state.c, cell.state.n, cell.state.m, window}};
@@ -140,15 +138,16 @@ class MlstmBlock : public XlstmBlock {
 
  private:
   /// i then f, [B, T, 2H]; in float32 under autocast too (f near 6 comes in steps of 0.03 in bf16).
-  Tensor gate_inputs(const Tensor& q, const Tensor& k, const Tensor& v) const {
+  Tensor gate_inputs(const Tensor& qkv) const {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    return at::linear(at::cat({q, k, v}, -1).to(input_gate_.dtype()),
-                      at::cat({input_gate_, forget_gate_}), at::cat({input_bias_, forget_bias_}));
+    return at::linear(qkv.to(input_gate_.dtype()), at::cat({input_gate_, forget_gate_}),
+                      at::cat({input_bias_, forget_bias_}));
   }
 
   XlstmBlockConfig config_;
-  Tensor norm_, up_, up_bias_, qkv_[3], qkv_bias_[3], input_gate_, input_bias_, forget_gate_,
-      forget_bias_, head_norm_, skip_, down_, down_bias_;
+  std::array<Tensor, 3> qkv_, qkv_bias_;
+  Tensor norm_, up_, up_bias_, input_gate_, input_bias_, forget_gate_, forget_bias_, head_norm_,
+      skip_, down_, down_bias_;
   ConvBranch conv_;
 };
 

@@ -20,7 +20,7 @@ TEST(BlockLinear, EqualsTheDenseMatrix) {
       const std::int64_t groups = draw.integer(1, 5), tokens = draw.integer(1, 40);
       const Tensor w = draw.normal({groups, size, size}, torch::kDouble).requires_grad_();
       const Tensor b = draw.normal({groups * size}, torch::kDouble);
-      // Half of a wider row, as the up-projection hands it over.
+      // Half of a wider row: not contiguous.
       const Tensor wide =
           draw.normal({2, tokens, 2 * groups * size}, torch::kDouble).requires_grad_();
       const Tensor x = wide.narrow(2, 0, groups * size);
