@@ -78,8 +78,8 @@ TEST(PlannerConfig, RefusesWhatItCannotUse) {
   EXPECT_EQ(refusal("horizn=5"), "--settings: unknown setting 'horizn', did you mean 'horizon'?");
   EXPECT_EQ(refusal("horizon=long"),
             "--settings horizon: 'long' is no value, wanted horizon=NUMBER");
-  EXPECT_EQ(refusal("elites=61"), "--settings: wanted elites in 1..samples");
-  EXPECT_EQ(refusal("max_period=41"),
+  EXPECT_EQ(refusal("samples=4,elites=5"), "--settings: wanted elites in 1..samples");
+  EXPECT_EQ(refusal("horizon=30,rhythm_share=0.5,max_period=31"),
             "--settings: wanted 2 <= min_period <= max_period <= horizon");
 }
 
