@@ -11,7 +11,8 @@ struct Row {
 
 const std::vector<Row> kSettings = {
     {"dmcontrol/ball_in_cup_catch", {.horizon = 40, .replan_every = 3}},
-    {"dmcontrol/cartpole_balance", {.horizon = 100, .knots = 8, .replan_every = 4}},
+    {"dmcontrol/cartpole_balance",
+     {.horizon = 100, .knots = 5, .samples = 20, .replan_every = 4, .narrow_noise = 0.01}},
     {"dmcontrol/cartpole_swingup",
      {.horizon = 120,
       .samples = 24,
