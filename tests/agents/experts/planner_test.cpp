@@ -45,7 +45,7 @@ TEST(Planner, ActionsStayWithinTheBounds) {
 }
 
 TEST(Planner, AnEffortCostMakesItLazy) {
-  const char* task = "dmcontrol/cartpole_balance";
+  const char* task = "dmcontrol/cartpole_swingup";
   Planner eager(task, planner_config(task)), lazy(task, planner_config(task, "effort_cost=100"));
   const auto effort = [](const std::vector<float>& actions) {
     double sum = 0.0;
