@@ -3,10 +3,12 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <torch/utils.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -54,6 +56,14 @@ CommandLine command_line(Options& o) {
   describe(line.options(), o.model);
   describe(line.options(), o.train);
   return line;
+}
+
+/// Every step asks for the tensors of the step before: what is freed stays with the process, or the
+/// system would clear those pages anew each time (an eighth to a third of the step).
+void keep_freed_memory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that glibc takes
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TOP_PAD, 64 << 20);
 }
 
 /// Mean return of uniformly random actions over kEpisodes episodes, seeds from kFirstSeed on: below
@@ -244,6 +254,7 @@ int train(const Args& args) {
   }
   // Moments of AdamW fade into subnormal numbers, which a CPU adds a hundred times slower.
   at::globalContext().setFlushDenormal(true);
+  keep_freed_memory();
   if (options.threads > 0) at::set_num_threads(options.threads);
   try {
     return run(options, config_ini);
