@@ -1,5 +1,6 @@
 #include "eval/latency.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
@@ -51,6 +52,7 @@ Plot latency_plot(const LatencyTable& table) {
             .x = {.label = "context, environment steps", .log = true},
             .y = {.label = "microseconds", .log = true},
             .series = {}};
+  double top = 0.0;
   for (const LatencyRow& row : table.rows) {
     const std::string name = fmt::format("{}, {:.2g}M parameters", row.model,
                                          static_cast<double>(row.parameters) * 1e-6);
@@ -64,7 +66,10 @@ Plot latency_plot(const LatencyTable& table) {
     series.y.push_back(row.median_us);
     series.low.push_back(row.median_us);
     series.high.push_back(row.p99_us);
+    top = std::max(top, row.median_us);
   }
+  // A disturbed machine's p99 would leave nothing of the medians to see.
+  plot.y.high = 4.0 * top;
   return plot;
 }
 }  // namespace lram::eval

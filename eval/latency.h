@@ -36,7 +36,7 @@ LatencyTable read_latency(const std::filesystem::path& path);
 
 std::string to_table(const LatencyTable& table);
 
-/// Median against context, both axes logarithmic, the band up to p99.
+/// Median against context, both axes logarithmic, the band up to p99 or the top of the plot.
 Plot latency_plot(const LatencyTable& table);
 
 }  // namespace lram::eval

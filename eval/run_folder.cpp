@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <tuple>
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
@@ -72,6 +73,10 @@ RunFolder read_run_folder(const fs::path& path) {
     std::sort(files.begin(), files.end());  // names begin with the time
     for (const fs::path& file : files) merge(run.evaluation, read_evaluation(file));
     any = any || !files.empty();
+    std::sort(run.evaluation.tasks.begin(), run.evaluation.tasks.end(),
+              [](const TaskEvaluation& a, const TaskEvaluation& b) {
+                return std::tie(a.task, a.mode) < std::tie(b.task, b.mode);
+              });
   }
   if (!any)
     throw_error(ErrorKind::kInput,

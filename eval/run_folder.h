@@ -15,7 +15,7 @@ struct RunFolder {
   std::string config_ini;  ///< resolved recipe, config.ini
   /// metrics.jsonl: tag ("train/loss/dmcontrol") -> step -> value, the last line of a step wins.
   std::map<std::string, std::map<double, double>> metrics;
-  Evaluation evaluation;  ///< eval/*.json together: of each task and mode the newest
+  Evaluation evaluation;  ///< eval/*.json together: of each task and mode the newest, in order
   LatencyTable latency;   ///< latency.json
 };
 

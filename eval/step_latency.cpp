@@ -16,8 +16,8 @@
 
 namespace lram::eval {
 namespace {
-constexpr std::int64_t kBlock = 10;  // timed steps from one memory
-constexpr int kTrials = 25;          // steps that choose the number of threads
+constexpr std::int64_t kBlock = 10;        // timed steps from one memory
+constexpr int kTrials = 40, kWarmUp = 10;  // steps that choose the number of threads
 
 // An agent of one row, its observations and its times.
 class Subject {
@@ -84,7 +84,8 @@ class Subject {
   std::vector<double> times_;
 };
 
-// One or all cores: the faster medians of the first and the last subject.
+// One or all cores: the smaller total of the first and the last subject. A total, since threads
+// that wait for a busy core show in rare long steps.
 int choose_threads(std::vector<Subject>& subjects) {
   int best = 1;
   double best_time = std::numeric_limits<double>::infinity();
@@ -92,10 +93,10 @@ int choose_threads(std::vector<Subject>& subjects) {
     at::set_num_threads(threads);
     double sum = 0.0;
     for (Subject* subject : {&subjects.front(), &subjects.back()}) {
-      std::vector<double> times;
-      for (int i = 0; i < kTrials; ++i) times.push_back(subject->step(/*first=*/i == 0));
-      std::nth_element(times.begin(), times.begin() + kTrials / 2, times.end());
-      sum += times[kTrials / 2];
+      for (int i = 0; i < kTrials; ++i) {
+        const double time = subject->step(/*first=*/i == 0);
+        if (i >= kWarmUp) sum += time;
+      }
     }
     if (sum < best_time) {
       best_time = sum;

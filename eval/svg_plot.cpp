@@ -32,6 +32,7 @@ class Scale {
  public:
   Scale(const Axis& axis, double low, double high, double from_px, double to_px)
       : log_(axis.log), from_px_(from_px), to_px_(to_px) {
+    if (axis.high) high = std::max(low, std::min(high, *axis.high));
     if (low == high && log_) high = low * 10.0;
     if (low == high) high = low + (low == 0.0 ? 1.0 : std::abs(low) * 0.1);
     ticks_ = log_ ? log_ticks(low, high) : nice_ticks(low, high, 6);
@@ -41,7 +42,8 @@ class Scale {
 
   bool shows(double value) const { return std::isfinite(value) && (!log_ || value > 0.0); }
   double operator()(double value) const {
-    return from_px_ + (transform(value) - low_) / (high_ - low_) * (to_px_ - from_px_);
+    const double part = (transform(value) - low_) / (high_ - low_);
+    return from_px_ + std::clamp(part, 0.0, 1.0) * (to_px_ - from_px_);
   }
   const std::vector<double>& ticks() const { return ticks_; }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct Series {
 struct Axis {
   std::string label = {};
   bool log = false;
+  std::optional<double> high = {};  ///< what lies above is cut off
 };
 
 struct Plot {

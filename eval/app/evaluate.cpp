@@ -107,8 +107,9 @@ eval::TaskEvaluation play(const std::shared_ptr<model::Policy>& policy, const st
   eval::RolloutResult result = eval::rollout(
       agent, envs,
       {.episodes = settings.episodes, .first_seed = settings.first_seed, .show_progress = true});
-  log_info("eval", "task", task, "mode", name, "mean_return", result.mean_return, "steps_per_s",
-           static_cast<double>(result.steps) / result.seconds);
+  log_info("eval", "task", task, "mode", name, "mean_return",
+           fmt::format("{:.1f}", result.mean_return), "steps_per_s",
+           std::llround(static_cast<double>(result.steps) / result.seconds));
   return {.task = task,
           .mode = name,
           .target_return = target,

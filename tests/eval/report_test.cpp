@@ -115,8 +115,8 @@ TEST(RunFolder, TakesTheNewestEvaluationOfEachTaskAndMode) {
   write(folder.path() / "eval/0_c.json", nlohmann::json(evaluation_of(0.5, "window")).dump());
   const RunFolder run = read_run_folder(folder.path());
   ASSERT_EQ(run.evaluation.tasks.size(), 2u);
-  EXPECT_EQ(run.evaluation.tasks[0].mode, "window");
-  EXPECT_EQ(run.evaluation.tasks[1].episodes[0].episode_return, 2.0);
+  EXPECT_EQ(run.evaluation.tasks[0].episodes[0].episode_return, 2.0);
+  EXPECT_EQ(run.evaluation.tasks[1].mode, "window");
 }
 
 TEST(RunFolder, PassesOverATornLastLineAlone) {

@@ -86,6 +86,15 @@ TEST(Svg, BreaksTheLineAtWhatCannotBeDrawn) {
   EXPECT_EQ(std::count(line.begin(), line.end(), 'M'), 3) << line;
 }
 
+TEST(Svg, CutsOffWhatLiesAboveTheAxis) {
+  Plot plot{.title = "t",
+            .y = {.high = 10.0},
+            .series = {{.name = "s", .x = {0, 1}, .y = {0, 5}, .low = {0, 5}, .high = {1, 999}}}};
+  const std::string svg = render_svg(plot);
+  EXPECT_NE(svg.find(">10<"), std::string::npos);
+  EXPECT_EQ(svg.find(">1,000<"), std::string::npos);
+}
+
 TEST(Svg, SaysWhenThereIsNothing) {
   const std::string svg = render_svg({.title = "empty", .x = {}, .y = {}, .series = {}});
   test::expect_well_formed(svg);
