@@ -44,14 +44,13 @@ class Subject {
   }
 
   void see_context() {
-    // The untimed step of each block is the last of the context.
-    for (std::int64_t i = 0; i + 1 < case_.context; ++i) step(/*first=*/i == 0);
+    for (std::int64_t i = 0; i < case_.context - warm_up(); ++i) step(/*first=*/i == 0);
     memory_ = agent_.save();
   }
 
   void time_block(std::int64_t steps) {
     agent_.restore(*memory_);
-    step();
+    for (std::int64_t i = 0; i < warm_up(); ++i) step();
     for (std::int64_t i = 0; i < steps; ++i) times_.push_back(step());
   }
 
@@ -76,6 +75,10 @@ class Subject {
   }
 
  private:
+  // The last steps of the context come before each block, untimed: they bring the model's weights
+  // and memory back into the caches.
+  std::int64_t warm_up() const { return std::min<std::int64_t>(case_.context, 3); }
+
   LatencyCase case_;
   agents::RecurrentAgent agent_;
   CounterRng rng_;

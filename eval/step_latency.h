@@ -26,9 +26,9 @@ struct LatencyOptions {
 /// Times RecurrentAgent::act() for one environment: from the observation in memory (normalising and
 /// placing it, the three tokens through the policy, the argmax) to the action in memory. The
 /// environment is not in it.
-/// - Every case first sees `context` steps, which are not timed. It is then timed in blocks of 10
-///   steps, each begun again from the memory after `context` steps, behind one step that is not
-///   timed; the cases take turns block by block, so that a slow spell of the machine meets all.
+/// - A case is timed in blocks of 10 steps, each behind exactly `context` steps that are not timed:
+///   the last three of them, the warm-up, are taken before each block, the others once. The cases
+///   take turns block by block, so that a slow spell of the machine meets all.
 /// - Subnormal numbers are flushed to zero, as the agent's programs do.
 std::vector<LatencyRow> measure_step_latency(const std::vector<LatencyCase>& cases,
                                              const LatencyOptions& options);

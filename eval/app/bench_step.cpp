@@ -17,13 +17,13 @@
 namespace {
 using namespace lram;
 
-// LRAM's xLSTMs (lram.md 2.1) and the size that two cores train in minutes.
+// LRAM's xLSTMs (lram.md 2.1) and that of lram/app/recipes/small.ini.
 struct Size {
   const char* name;
   std::int64_t num_blocks, embed_dim;
 };
 constexpr Size kSizes[] = {
-    {"0.7M", 2, 128}, {"16M", 8, 512}, {"48M", 12, 768}, {"108M", 16, 1024}, {"206M", 20, 1280}};
+    {"0.8M", 4, 128}, {"16M", 8, 512}, {"48M", 12, 768}, {"108M", 16, 1024}, {"206M", 20, 1280}};
 
 model::PolicyConfig config_of_size(const std::string& name) {
   std::vector<std::string> known;
@@ -68,7 +68,7 @@ std::vector<std::int64_t> parse_contexts(const std::string& text) {
 }
 
 int bench_step(const app::Args& args) {
-  std::string checkpoint, size = "0.7M", models = "xlstm,transformer",
+  std::string checkpoint, size = "0.8M", models = "xlstm,transformer",
                           contexts = "10,50,100,300,1000", svg;
   eval::LatencyOptions options;
   options.show_progress = true;
@@ -77,15 +77,15 @@ int bench_step(const app::Args& args) {
       "lram bench step [--checkpoint DIR | --size S]",
       "Times one environment step of the recurrent agent, from the observation in memory to the "
       "action in memory\n(normalising, three tokens through the policy, argmax), against the "
-      "number "
-      "of environment steps that it has seen.\nThe Transformer has as many parameters, random "
-      "weights, and attends over the whole context through its cache.\nEach case first sees its "
-      "context, untimed; then the cases take turns in blocks of 10 timed steps behind one warm-up\n"
-      "step, each begun again from the memory after the context. Subnormals are flushed.");
+      "number of environment steps that it has seen.\n"
+      "The Transformer has as many parameters, random weights, and attends over the whole context "
+      "through its cache.\n"
+      "The cases take turns in blocks of 10 timed steps, each block behind its context, whose last "
+      "three steps are the\nuntimed warm-up. Subnormals are flushed.");
   line.options().add_options()("checkpoint", po::value(&checkpoint),
                                "time this policy; RUN/latency.json is written for the report")(
       "size", po::value(&size)->default_value(size),
-      "without a checkpoint: random weights of this size, 0.7M, 16M, 48M, 108M or 206M")(
+      "without a checkpoint: random weights of this size, 0.8M, 16M, 48M, 108M or 206M")(
       "models", po::value(&models)->default_value(models), "which of the two")(
       "contexts", po::value(&contexts)->default_value(contexts), "environment steps seen before")(
       "steps", po::value(&options.steps)->default_value(options.steps), "timed steps of each case")(

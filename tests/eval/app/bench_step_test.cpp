@@ -48,7 +48,7 @@ TEST(BenchStep, RefusesBadUse) {
   expect_refusal({"--contexts", "10,x"}, "'x' is no number of steps");
   expect_refusal({"--contexts", "0"}, "'0' is no number of steps");
   expect_refusal({"--models", "mamba"}, "unknown model 'mamba'");
-  expect_refusal({"--size", "17M"}, "wanted one of 0.7M");
+  expect_refusal({"--size", "17M"}, "wanted one of 0.8M");
   expect_refusal({"--steps", "0"}, "--steps is 0");
 }
 }  // namespace
