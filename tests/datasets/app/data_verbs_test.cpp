@@ -51,7 +51,7 @@ TEST_F(DataVerbs, LsListsDataSetsJournalsAndWhatCannotBeRead) {
   const auto result = data_verb({"ls", folder_.path(), "--json"});
   const json files = json::parse(result.out).at("files");
   ASSERT_EQ(files.size(), 4u);  // in the order of their names
-  EXPECT_EQ(files[0].at("path"), bad_);
+  EXPECT_EQ(files[0].at("path").get<std::string>(), bad_);
   EXPECT_EQ(files[1].at("task"), "test/vector");
   EXPECT_EQ(files[1].at("episodes"), 4);
   EXPECT_EQ(files[1].at("complete"), true);
