@@ -41,14 +41,16 @@ if(LRAM_TORCH)
   target_link_libraries(lram::libtorch INTERFACE
     ${LRAM_TORCH_DIR}/lib/libtorch_cpu.so ${LRAM_TORCH_DIR}/lib/libc10.so)
   # The CUDA and CUPTI libraries that libtorch_cpu.so names lie where its own run path finds them.
-  target_link_options(lram::libtorch INTERFACE -Wl,--unresolved-symbols=ignore-in-shared-libs)
+  # A linker that drops libraries by default (Ubuntu's) would find the C++ library's symbols in
+  # LibTorch and leave libstdc++ out: two copies of it, and a crash at exit.
+  target_link_options(lram::libtorch INTERFACE
+    -Wl,--unresolved-symbols=ignore-in-shared-libs -Wl,--no-as-needed)
   if(LRAM_CUDA)
     file(STRINGS ${LRAM_TORCH_DIR}/version.py cuda_line REGEX "^cuda")
     string(REGEX REPLACE ".*'([^']*)'.*" "\\1" LRAM_CUDA_VERSION "${cuda_line}")
     # Nothing of ours names a symbol of libtorch_cuda; loading it registers its kernels.
     target_link_libraries(lram::libtorch INTERFACE
-      -Wl,--no-as-needed ${LRAM_TORCH_DIR}/lib/libtorch_cuda.so ${LRAM_TORCH_DIR}/lib/libc10_cuda.so
-      -Wl,--as-needed)
+      ${LRAM_TORCH_DIR}/lib/libtorch_cuda.so ${LRAM_TORCH_DIR}/lib/libc10_cuda.so)
   endif()
 endif()
 
