@@ -8,10 +8,12 @@ namespace {
 constexpr std::uint64_t kStream = 0x64697374;  // apart from the experts' own numbers
 }
 
-Disturbance::Disturbance(const ActionSpec& spec, double strength, double share, std::uint64_t seed)
+Disturbance::Disturbance(const ActionSpec& spec, double strength, double share, double correlation,
+                         std::uint64_t seed)
     : spec_(spec),
       strength_(strength),
       share_(share),
+      correlation_(correlation),
       rng_(seed, kStream),
       noise_(static_cast<std::size_t>(spec.size)) {}
 
@@ -28,8 +30,8 @@ void Disturbance::apply(std::span<float> action) {
     return;
   }
   for (std::size_t i = 0; i < action.size(); ++i) {
-    noise_[i] = kCarryOver * noise_[i] +
-                std::sqrt(1.0 - kCarryOver * kCarryOver) * strength_ * rng_.normal();
+    noise_[i] = correlation_ * noise_[i] +
+                std::sqrt(1.0 - correlation_ * correlation_) * strength_ * rng_.normal();
     const double half_range = 0.5 * (spec_.high[i] - spec_.low[i]);
     action[i] = static_cast<float>(
         std::clamp(action[i] + half_range * noise_[i], spec_.low[i], spec_.high[i]));

@@ -14,11 +14,13 @@ namespace lram::agents::experts {
 class Disturbance {
  public:
   static constexpr std::int64_t kBlock = 25;
-  static constexpr double kCarryOver = 0.8;  ///< correlation of the noise from step to step
 
   /// `strength`: standard deviation in half action ranges, or the probability of a random discrete
   /// action; 0 = none. `share` of the blocks are disturbed.
-  Disturbance(const ActionSpec& spec, double strength, double share, std::uint64_t seed);
+  /// `correlation` of the noise from step to step: pushes that last leave the beaten track, while
+  /// white noise keeps a policy with memory from predicting an action by the one before.
+  Disturbance(const ActionSpec& spec, double strength, double share, double correlation,
+              std::uint64_t seed);
 
   /// Changes `action` [spec.size], in task units and within its bounds, and goes on to the next
   /// step.
@@ -26,7 +28,7 @@ class Disturbance {
 
  private:
   const ActionSpec spec_;
-  double strength_, share_;
+  double strength_, share_, correlation_;
   CounterRng rng_;
   std::int64_t step_ = 0;
   bool active_ = false;

@@ -32,7 +32,7 @@ struct CollectOptions {
   std::int64_t episodes = 10;
   std::uint64_t first_seed = 0;
   std::size_t threads = 0;
-  double noise = 0.0, noise_share = 0.25;
+  double noise = 0.0, noise_share = 0.25, noise_correlation = 0.8;
   bool json = false;
 };
 
@@ -106,7 +106,8 @@ class Collector {
     };
     env.reset(seed, view);
     expert.begin_episode(env, seed);
-    Disturbance disturbance(spec.action, options_.noise, options_.noise_share, disturbance_seed);
+    Disturbance disturbance(spec.action, options_.noise, options_.noise_share,
+                            options_.noise_correlation, disturbance_seed);
     episode.seed = seed;
     episode.variant = env.variant();
     record_observation();
@@ -166,13 +167,16 @@ void check(const CollectOptions& options) {
   want(options.noise >= 0.0, "--noise", options.noise, "at least 0");
   want(options.noise_share >= 0.0 && options.noise_share <= 1.0, "--noise-share",
        options.noise_share, "a share in 0..1");
+  want(options.noise_correlation >= 0.0 && options.noise_correlation < 1.0, "--noise-correlation",
+       options.noise_correlation, "at least 0 and below 1");
 }
 
 // Everything that changes the episodes, so that a file never mixes two ways of making them.
 datasets::Generator generator_of(const CollectOptions& options, const Expert& expert) {
   std::string version = fmt::format("1 first_seed={}", options.first_seed);
   if (options.noise > 0.0)
-    version += fmt::format(" noise={} noise_share={}", options.noise, options.noise_share);
+    version += fmt::format(" noise={} noise_share={} noise_correlation={}", options.noise,
+                           options.noise_share, options.noise_correlation);
   const std::string settings = expert.settings();
   if (!settings.empty()) version += " " + settings;
   return {.name = options.agent, .version = version};
@@ -223,7 +227,11 @@ int data_collect(const Args& args) {
       "the probability of a random discrete action")(
       "noise-share", po::value(&o.noise_share)->default_value(o.noise_share),
       "share of the time in which --noise acts, in blocks of 25 steps")(
-      "settings", po::value(&o.settings), "changes to the agent's settings, name=value,...")(
+      "noise-correlation", po::value(&o.noise_correlation)->default_value(o.noise_correlation),
+      "of the noise from step to step; 0 = white, which keeps a policy with memory from learning "
+      "to "
+      "repeat its last action")("settings", po::value(&o.settings),
+                                "changes to the agent's settings, name=value,...")(
       "json", po::bool_switch(&o.json), "print the result as JSON");
   if (!line.parse(args)) return 0;
   check(o);

@@ -83,7 +83,7 @@ TEST(Random, ActsWithinTheBoundsAndDiffersBetweenSeeds) {
 
 TEST(Disturbance, ChangesAShareOfTheBlocksAndKeepsTheBounds) {
   const ActionSpec spec{.size = 1, .low = {-2.0}, .high = {2.0}};
-  Disturbance disturbance(spec, /*strength=*/1.0, /*share=*/0.25, /*seed=*/3);
+  Disturbance disturbance(spec, /*strength=*/1.0, /*share=*/0.25, /*correlation=*/0.8, /*seed=*/3);
   int changed = 0;
   constexpr int kSteps = 40'000;
   for (int step = 0; step < kSteps; ++step) {
