@@ -127,14 +127,14 @@ void print_banner(const Options& o, const training::Trainer& trainer, const Trai
                  task.entry.random_mean);
     }
   }
-  const auto domains = static_cast<std::int64_t>(data.domains().size());
   const std::int64_t steps = o.train.window_steps > 0 ? o.train.window_steps : model.context_length;
   fmt::print(stderr, "windows  {} steps of {} tokens, {}\n", steps, tokenization::kTokensPerStep,
              o.train.carry_state ? "walking through episodes with their state"
                                  : "each from an empty state");
-  fmt::print(stderr, "batch    {} windows x {} domains = {} windows, up to {} tokens per step\n",
-             o.train.batch_size, domains, o.train.batch_size * domains,
-             o.train.batch_size * domains * steps * tokenization::kTokensPerStep);
+  std::int64_t windows = 0;
+  for (const auto& domain : data.domains()) windows += batch_size_of(o.train, domain.name);
+  fmt::print(stderr, "batch    {} windows over {} domains, up to {} tokens per step\n", windows,
+             data.domains().size(), windows * steps * tokenization::kTokensPerStep);
   fmt::print(stderr, "device   {}, {} threads\n", o.train.device, at::get_num_threads());
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 
 #include "lram/core/error.h"
 
@@ -19,7 +20,36 @@ void check_at_least(const char* name, T value, T low) {
   if (!(value >= low))
     throw_error(ErrorKind::kUsage, "{} is {}, wanted at least {}", name, value, low);
 }
+
+// "grid=8,atari=16" -> {{"grid", 8}, {"atari", 16}}
+std::vector<std::pair<std::string, std::int64_t>> parse_batch_sizes(const std::string& text) {
+  std::vector<std::pair<std::string, std::int64_t>> sizes;
+  if (text.empty()) return sizes;
+  for (const std::string& entry : split_list(text, "train.batch_sizes")) {
+    const auto equals = entry.find('=');
+    std::int64_t size = 0;
+    const char* last = entry.data() + entry.size();
+    const char* first = equals == std::string::npos ? last : entry.data() + equals + 1;
+    const auto [end, error] = std::from_chars(first, last, size);
+    if (error != std::errc() || end != last || size < 1)
+      throw_error(ErrorKind::kUsage, "train.batch_sizes: '{}', wanted DOMAIN=WINDOWS", entry);
+    sizes.emplace_back(entry.substr(0, equals), size);
+  }
+  return sizes;
+}
 }  // namespace
+
+std::int64_t batch_size_of(const TrainConfig& config, const std::string& domain) {
+  for (const auto& [name, size] : parse_batch_sizes(config.batch_sizes))
+    if (name == domain) return size;
+  return config.batch_size;
+}
+
+std::vector<std::string> domains_with_batch_size(const TrainConfig& config) {
+  std::vector<std::string> names;
+  for (const auto& [name, size] : parse_batch_sizes(config.batch_sizes)) names.push_back(name);
+  return names;
+}
 
 void describe(po::options_description& options, DataConfig& c) {
   add(options, "data.files", c.files, "data sets, one task each: a.h5,b.h5");
@@ -35,6 +65,7 @@ void describe(po::options_description& options, DataConfig& c) {
 void describe(po::options_description& options, TrainConfig& c) {
   add(options, "train.steps", c.steps, "updates of the weights");
   add(options, "train.batch_size", c.batch_size, "windows per domain and step");
+  add(options, "train.batch_sizes", c.batch_sizes, "other sizes for some domains, grid=8,atari=16");
   add(options, "train.window_steps", c.window_steps,
       "time steps of a window, 0 = model.context_length");
   add(options, "train.carry_state", c.carry_state,
@@ -73,6 +104,7 @@ void validate(const TrainConfig& c) {
   const std::int64_t zero = 0, one = 1;
   check_at_least("train.steps", c.steps, one);
   check_at_least("train.batch_size", c.batch_size, one);
+  parse_batch_sizes(c.batch_sizes);
   check_at_least("train.window_steps", c.window_steps, zero);
   check_at_least("train.peak_lr", c.peak_lr, 0.0);
   check_at_least("train.min_lr", c.min_lr, 0.0);

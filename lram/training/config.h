@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "lram/core/options.h"
 
@@ -22,6 +23,7 @@ struct DataConfig {
 struct TrainConfig {
   std::int64_t steps = 1000;
   std::int64_t batch_size = 32;  ///< windows of a micro-batch
+  std::string batch_sizes;       ///< other sizes for some domains, "grid=8,atari=16"
   /// Time steps of a window, 0 = model.context_length.
   std::int64_t window_steps = 0;
   /// Windows walk through whole episodes and each goes on from the state after the one before
@@ -53,6 +55,11 @@ void describe(po::options_description& options, TrainConfig& config);
 /// Throw Error(kUsage) that names the key, its value and what was wanted.
 void validate(const DataConfig& config);
 void validate(const TrainConfig& config);
+
+/// Windows of a micro-batch of `domain`.
+std::int64_t batch_size_of(const TrainConfig& config, const std::string& domain);
+/// The domains that train.batch_sizes names.
+std::vector<std::string> domains_with_batch_size(const TrainConfig& config);
 
 /// Whether a resumed run may have another value: keys that no number of the run depends on.
 bool may_change_on_resume(const std::string& key);

@@ -97,6 +97,12 @@ Trainer::Trainer(const TrainConfig& config, std::shared_ptr<model::Policy> polic
                 .warmup = config.warmup_steps * num_domains(),
                 .cosine = (config.steps - config.warmup_steps) * num_domains()} {
   at::globalContext().setDeterministicCuDNN(true);
+  std::vector<std::string> domains;
+  for (const TrainingDomain& domain : data_.domains()) domains.push_back(domain.name);
+  for (const std::string& name : domains_with_batch_size(config_))
+    if (std::find(domains.begin(), domains.end(), name) == domains.end())
+      throw_error(ErrorKind::kUsage, "train.batch_sizes: no domain '{}' in the data, only {}", name,
+                  fmt::join(domains, ", "));
   policy_->train();
   start_streams();
 }
@@ -105,10 +111,14 @@ Trainer::~Trainer() {
   if (next_batch_.valid()) next_batch_.wait();  // it refers to this object
 }
 
+std::int64_t Trainer::batch_size(std::size_t domain) const {
+  return batch_size_of(config_, data_.domains()[domain].name);
+}
+
 WindowStream Trainer::stream(std::size_t domain, Half half, std::uint64_t next) const {
   const std::uint64_t id = 2 * domain + (half == Half::kTrain ? 0 : 1);
   return WindowStream(data_.sources(data_.domains()[domain], half), window_steps_,
-                      config_.batch_size, config_.carry_state, config_.seed, id, next);
+                      batch_size(domain), config_.carry_state, config_.seed, id, next);
 }
 
 void Trainer::start_streams() {
@@ -117,7 +127,7 @@ void Trainer::start_streams() {
   carried_.clear();
   for (std::size_t d = 0; d < data_.domains().size(); ++d) {
     streams_.push_back(stream(d, Half::kTrain, static_cast<std::uint64_t>(num_steps_)));
-    carried_.push_back(config_.carry_state ? policy_->initial_state(config_.batch_size)
+    carried_.push_back(config_.carry_state ? policy_->initial_state(batch_size(d))
                                            : model::BackboneState());
   }
   load_ahead(0);
@@ -133,7 +143,7 @@ Trainer::Forward Trainer::forward(const MicroBatch& batch, const model::Backbone
   model::BackboneState state;
   if (!carried.empty()) {
     state = carried.clone();
-    state.copy_rows(policy_->initial_state(config_.batch_size), batch.fresh_rows);
+    state.copy_rows(policy_->initial_state(batch.inputs.begin.size(0)), batch.fresh_rows);
   }
   model::Policy::Output out = policy_->forward(batch.inputs, state);
   // The counted slots alone: most tasks use few of the head's.
@@ -194,7 +204,7 @@ TaskTallies Trainer::validate() {
   for (std::size_t d = 0; d < data_.domains().size(); ++d) {
     WindowStream windows = stream(d, Half::kValidation, 0);
     model::BackboneState carried;
-    if (config_.carry_state) carried = policy_->initial_state(config_.batch_size);
+    if (config_.carry_state) carried = policy_->initial_state(batch_size(d));
     for (std::int64_t n = 0; n < config_.validation_batches; ++n) {
       Forward result =
           forward(builder_.build(data_.domains()[d], windows.next()).to(device_), carried);

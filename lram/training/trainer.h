@@ -65,6 +65,7 @@ class Trainer {
     model::BackboneState state;
   };
   Forward forward(const MicroBatch& batch, const model::BackboneState& carried);
+  std::int64_t batch_size(std::size_t domain) const;
   WindowStream stream(std::size_t domain, Half half, std::uint64_t next) const;
   void start_streams();
   void load_ahead(std::size_t domain);

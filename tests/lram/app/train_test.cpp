@@ -79,7 +79,7 @@ TEST_F(TrainTest, LeavesARunThatItsConfigRepeats) {
   const CommandResult first = train_new("first", {"--train.seed", "4"});
   ASSERT_EQ(first.exit_code, 0) << first.err;
   EXPECT_NE(first.out.find("finished at step 40 of 40"), std::string::npos) << first.out;
-  EXPECT_NE(first.err.find("batch    4 windows x 2 domains = 8 windows, up to 192 tokens per step"),
+  EXPECT_NE(first.err.find("batch    8 windows over 2 domains, up to 192 tokens per step"),
             std::string::npos)
       << first.err;
   const fs::path run = run_folder("first");
