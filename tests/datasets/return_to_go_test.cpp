@@ -50,7 +50,8 @@ void expect_close(const std::vector<float>& got, const std::vector<double>& want
 // Names in front of ".rtg", one per domain.
 std::vector<std::string> domains(const test::GoldenCase& one) {
   std::vector<std::string> out;
-  for (const auto& [name, tensor] : one.row.value("tensors", nlohmann::json::object()).items())
+  const nlohmann::json tensors = one.row.value("tensors", nlohmann::json::object());
+  for (const auto& [name, tensor] : tensors.items())
     if (name.ends_with(".rtg")) out.push_back(name.substr(0, name.size() - 4));
   return out;
 }
