@@ -28,7 +28,7 @@ using agents::experts::Disturbance;
 using agents::experts::Expert;
 
 struct CollectOptions {
-  std::string task, agent, out, settings;
+  std::string task, agent, out, settings, record = "executed";
   std::int64_t episodes = 10;
   std::uint64_t first_seed = 0;
   std::size_t threads = 0;
@@ -111,18 +111,21 @@ class Collector {
     episode.seed = seed;
     episode.variant = env.variant();
     record_observation();
+    std::vector<float> executed;
     envs::StepResult result;
     while (!result.done()) {
       if (stopped()) return std::nullopt;
       expert.act(env, obs, action);
-      disturbance.apply(action);
-      result = env.step(action, view);
-      expert.observe(action, result, obs);
+      executed = action;
+      disturbance.apply(executed);
+      result = env.step(executed, view);
+      expert.observe(executed, result, obs);
       record_observation();
+      const std::vector<float>& recorded = options_.record == "intended" ? action : executed;
       if (spec.action.discrete)
-        episode.discrete_actions.push_back(static_cast<std::int32_t>(action[0]));
+        episode.discrete_actions.push_back(static_cast<std::int32_t>(recorded[0]));
       else
-        episode.actions.insert(episode.actions.end(), action.begin(), action.end());
+        episode.actions.insert(episode.actions.end(), recorded.begin(), recorded.end());
       episode.rewards.push_back(result.reward);
       episode.terminated.push_back(result.terminated ? 1 : 0);
       episode.truncated.push_back(result.truncated ? 1 : 0);
@@ -167,6 +170,8 @@ void check(const CollectOptions& options) {
   want(options.noise >= 0.0, "--noise", options.noise, "at least 0");
   want(options.noise_share >= 0.0 && options.noise_share <= 1.0, "--noise-share",
        options.noise_share, "a share in 0..1");
+  want(options.record == "executed" || options.record == "intended", "--record", options.record,
+       "executed or intended");
   want(options.noise_correlation >= 0.0 && options.noise_correlation < 1.0, "--noise-correlation",
        options.noise_correlation, "at least 0 and below 1");
 }
@@ -175,8 +180,8 @@ void check(const CollectOptions& options) {
 datasets::Generator generator_of(const CollectOptions& options, const Expert& expert) {
   std::string version = fmt::format("1 first_seed={}", options.first_seed);
   if (options.noise > 0.0)
-    version += fmt::format(" noise={} noise_share={} noise_correlation={}", options.noise,
-                           options.noise_share, options.noise_correlation);
+    version += fmt::format(" noise={} noise_share={} noise_correlation={} record={}", options.noise,
+                           options.noise_share, options.noise_correlation, options.record);
   const std::string settings = expert.settings();
   if (!settings.empty()) version += " " + settings;
   return {.name = options.agent, .version = version};
@@ -223,15 +228,16 @@ int data_collect(const Args& args) {
       "of the first episode, or of a learner's first history; the next has the next seed")(
       "threads", po::value(&o.threads)->default_value(o.threads), "0 = one per core")(
       "noise", po::value(&o.noise)->default_value(o.noise),
-      "disturb the executed (and recorded) actions: standard deviation in half action ranges, or "
+      "disturb the executed actions: standard deviation in half action ranges, or "
       "the probability of a random discrete action")(
       "noise-share", po::value(&o.noise_share)->default_value(o.noise_share),
       "share of the time in which --noise acts, in blocks of 25 steps")(
       "noise-correlation", po::value(&o.noise_correlation)->default_value(o.noise_correlation),
-      "of the noise from step to step; 0 = white, which keeps a policy with memory from learning "
-      "to "
-      "repeat its last action")("settings", po::value(&o.settings),
-                                "changes to the agent's settings, name=value,...")(
+      "of the noise from step to step, 0 = white")(
+      "record", po::value(&o.record)->default_value(o.record),
+      "the action that is written under --noise: executed, or intended by the agent, which shows a "
+      "learner how to come back (DART, Laskey et al. 2017)")(
+      "settings", po::value(&o.settings), "changes to the agent's settings, name=value,...")(
       "json", po::bool_switch(&o.json), "print the result as JSON");
   if (!line.parse(args)) return 0;
   check(o);

@@ -4,7 +4,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -51,6 +53,34 @@ int run_and_signal(const std::vector<std::string>& words, const fs::path& out, s
   int status = 0;
   waitpid(child, &status, 0);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+TEST(Collect, RecordsTheExecutedOrTheIntendedAction) {
+  const test::TempFolder folder;
+  for (const std::string record : {"executed", "intended"}) {
+    const fs::path out = folder.path() / (record + ".h5");
+    const CommandResult result =
+        test::run_command(command("point_mass_easy", "controller", 1, out,
+                                  {"--noise", "0.5", "--noise-share", "1", "--record", record}));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Dataset data(out);
+    const datasets::EpisodeView episode = data.episode(0);
+    double largest = 0.0;  // difference to what the controller says of the same observation
+    for (std::size_t t = 0; t < 1000; ++t)
+      for (std::size_t i = 0; i < 2; ++i) {
+        const float* obs = &episode.observations[4 * t];
+        const double law = std::clamp(-(12.0 * obs[i] + 4.0 * obs[2 + i]), -1.0, 1.0);
+        largest = std::max(largest, std::abs(law - episode.actions[2 * t + i]));
+      }
+    if (record == "intended")
+      EXPECT_LT(largest, 1e-6);  // float32
+    else
+      EXPECT_GT(largest, 0.5);
+  }
+  EXPECT_EQ(test::run_command(command("point_mass_easy", "controller", 1, folder.path() / "x.h5",
+                                      {"--record", "both"}))
+                .exit_code,
+            2);
 }
 
 TEST(Collect, WritesTheEpisodesOfItsSeedsInOrder) {
