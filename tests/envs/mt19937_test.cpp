@@ -3,7 +3,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "tests/support/golden.h"
 
@@ -21,11 +24,13 @@ std::vector<std::int64_t> arguments(const std::string& call) {
   std::vector<std::int64_t> out;
   const auto open = call.find('(');
   if (open == std::string::npos) return out;
-  static const std::regex number(R"((-?\d+)(\*\*(\d+))?(?=[,)]))");
-  for (std::sregex_iterator at(call.begin() + static_cast<long>(open), call.end(), number), end;
-       at != end; ++at) {
-    const std::int64_t value = std::stoll((*at)[1]);
-    out.push_back((*at)[3].matched ? value << (std::stoll((*at)[3]) - 1) : value);
+  std::istringstream words(call.substr(open + 1));
+  for (std::string word; std::getline(words, word, ',');) {
+    char* end = nullptr;
+    const std::int64_t value = std::strtoll(word.c_str(), &end, 10);
+    if (end == word.c_str()) continue;  // replace=False
+    const bool power = std::string_view(end).starts_with("**");
+    out.push_back(power ? value << (std::atoi(end + 2) - 1) : value);
   }
   return out;
 }
