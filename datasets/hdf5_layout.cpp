@@ -10,6 +10,7 @@
 #if defined(__SANITIZE_ADDRESS__)
 // Version 1.10 leaks some hundred bytes where a checksum of a damaged file does not fit.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
+extern "C" const char* __lsan_default_options() { return "print_suppressions=0"; }
 #endif
 
 namespace lram::datasets {

@@ -22,6 +22,8 @@ TEST(Command, ExplainsItselfOnStdout) {
 TEST(Command, EveryVerbHasHelp) {
   const std::string help = run_command({program("lram"), "--help"}).out;
   std::istringstream lines(help.substr(help.find("verbs:")));
+  const bool without_torch =
+      run_command({program("lram"), "--version"}).out.find("LibTorch: none") != std::string::npos;
   int verbs = 0;
   for (std::string line; std::getline(lines, line);) {
     if (line.size() < 17 || line.compare(0, 2, "  ") != 0 || line[2] == ' ' ||
@@ -32,6 +34,7 @@ TEST(Command, EveryVerbHasHelp) {
     for (std::string word; words >> word;) command.push_back(word);
     command.push_back("--help");
     const auto result = run_command(command);
+    if (without_torch && result.err.find("lram-") != std::string::npos) continue;  // not built
     EXPECT_EQ(result.exit_code, 0) << line << result.err;
     EXPECT_NE(result.out.find("usage: lram"), std::string::npos) << line;
     ++verbs;
