@@ -226,7 +226,10 @@ int run(Options& o, const std::string& config_ini) {
 }
 }  // namespace
 
-int train(const Args& args) {
+int train(const Args& given) {
+  Args args = given;
+  for (std::string& arg : args)  // the short form that other verbs and tools have
+    if (arg == "--device" || arg.starts_with("--device=")) arg.insert(2, "train.");
   Options options;
   CommandLine line = command_line(options);
   if (!line.parse(args)) return 0;

@@ -78,7 +78,7 @@ void describe(po::options_description& options, TrainConfig& c) {
   add(options, "train.beta1", c.beta1, "AdamW's first decay");
   add(options, "train.beta2", c.beta2, "AdamW's second decay");
   add(options, "train.max_grad_norm", c.max_grad_norm, "global norm to clip at, 0 = never");
-  add(options, "train.device", c.device, "cpu, cuda or cuda:N");
+  add(options, "train.device", c.device, "cpu, cuda or cuda:N; --device for short");
   add(options, "train.log_every", c.log_every, "steps between lines of metrics");
   add(options, "train.validate_every", c.validate_every, "steps, 0 = never");
   add(options, "train.validation_batches", c.validation_batches, "micro-batches per domain");
