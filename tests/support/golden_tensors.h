@@ -1,19 +1,53 @@
 #pragma once
 #include <torch/types.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "lram/core/safetensors.h"
 #include "lram/model/tensor_io.h"
 #include "tests/support/golden_case.h"
+#include "tests/support/golden_table.h"
 
 namespace lram::test {
+
+/// Compares elementwise. A reference stored as float32 may be off by its own rounding. Gives the
+/// largest error as GoldenTable counts it: 1 at the limit, times rtol (or atol, if rtol is 0).
+inline double expect_close(const torch::Tensor& got, const torch::Tensor& want, Tolerance tolerance,
+                           const std::string& what) {
+  constexpr double kFailed = std::numeric_limits<double>::infinity();
+  EXPECT_TRUE(got.defined()) << what;
+  if (!got.defined()) return kFailed;
+  EXPECT_EQ(got.sizes(), want.sizes()) << what;
+  if (got.sizes() != want.sizes()) return kFailed;
+  if (want.numel() == 0) return 0.0;
+  const double rounding = want.scalar_type() == torch::kFloat32 ? 0x1p-24 : 0.0;
+  const auto wanted = want.to(torch::kFloat64);
+  const auto error = (got.detach().cpu().to(torch::kFloat64) - wanted).abs();
+  const auto limit = tolerance.atol + (tolerance.rtol + rounding) * wanted.abs();
+  const bool close = (error <= limit).all().item<bool>();  // false for NaN
+  EXPECT_TRUE(close) << what << ": largest error " << error.max().item<double>()
+                     << ", largest value " << wanted.abs().max().item<double>() << ", rtol "
+                     << tolerance.rtol << ", atol " << tolerance.atol;
+  const double unit = tolerance.rtol > 0.0 ? tolerance.rtol : tolerance.atol;
+  return (error / limit).masked_fill(error == 0, 0.0).max().item<double>() * unit;
+}
 
 /// The tensors of a golden case's file.
 class GoldenTensors {
  public:
-  explicit GoldenTensors(const GoldenCase& golden) : file_(golden.file()) {}
+  explicit GoldenTensors(const GoldenCase& golden)
+      : file_(golden.file()), file_name_(golden.file().filename().string()) {}
+
+  /// Compares with the tensor `name` elementwise and notes the error for the GoldenTable.
+  void expect(const torch::Tensor& got, const std::string& name, Tolerance tolerance,
+              const std::string& what) const {
+    ASSERT_TRUE(has(name)) << what << ": no tensor " << name << " in " << file_name_;
+    const double error = expect_close(got, (*this)[name], tolerance, what + ": " + name);
+    GoldenTable::instance().record(file_name_, name, error,
+                                   tolerance.rtol > 0.0 ? tolerance.rtol : tolerance.atol);
+  }
 
   bool has(const std::string& name) const { return file_.find(name) != nullptr; }
   torch::Tensor operator[](const std::string& name) const {
@@ -47,23 +81,8 @@ class GoldenTensors {
 
  private:
   SafetensorsFile file_;
+  std::string file_name_;
 };
-
-/// Compares elementwise. A reference stored as float32 may be off by its own rounding.
-inline void expect_close(const torch::Tensor& got, const torch::Tensor& want, Tolerance tolerance,
-                         const std::string& what) {
-  ASSERT_TRUE(got.defined()) << what;
-  ASSERT_EQ(got.sizes(), want.sizes()) << what;
-  if (want.numel() == 0) return;
-  const double rounding = want.scalar_type() == torch::kFloat32 ? 0x1p-24 : 0.0;
-  const auto wanted = want.to(torch::kFloat64);
-  const auto error = (got.detach().cpu().to(torch::kFloat64) - wanted).abs();
-  const auto limit = tolerance.atol + (tolerance.rtol + rounding) * wanted.abs();
-  const bool close = (error <= limit).all().item<bool>();  // false for NaN
-  EXPECT_TRUE(close) << what << ": largest error " << error.max().item<double>()
-                     << ", largest value " << wanted.abs().max().item<double>() << ", rtol "
-                     << tolerance.rtol << ", atol " << tolerance.atol;
-}
 
 /// Compares the gradients of a module's parameters with "grad.NAME" (or another prefix); parameters
 /// without one must have no gradient, or zeros.
@@ -74,7 +93,7 @@ inline void expect_gradients(const torch::nn::Module& module, const GoldenTensor
     const torch::Tensor& gradient = item.value().grad();
     const std::string label = what + ": gradient of " + item.key();
     if (golden.has(prefix + item.key())) {
-      expect_close(gradient, golden[prefix + item.key()], tolerance, label);
+      golden.expect(gradient, prefix + item.key(), tolerance, label);
     } else {
       EXPECT_TRUE(!gradient.defined() || gradient.count_nonzero().item<std::int64_t>() == 0)
           << label;

@@ -13,70 +13,18 @@
 #include "lram/model/mlstm_cell.h"
 #include "lram/model/slstm_cell.h"
 #include "lram/model/xlstm_backbone.h"
-#include "tests/support/golden_tensors.h"
+#include "tests/support/golden_reference.h"
 
 namespace lram::model {
 namespace {
 using test::GoldenCase;
-using test::GoldenTensors;
+using Reference = test::GoldenReference;
 using torch::Tensor;
 
 std::vector<GoldenCase> cases_of(const std::string& kind,
                                  const std::function<bool(const GoldenCase&)>& wanted) {
   return test::golden_cases("models", kind, wanted);
 }
-
-/// One case: its tensors, and comparisons under the index's tolerances.
-class Reference {
- public:
-  explicit Reference(const GoldenCase& golden) : golden_(golden), tensors_(golden) {}
-
-  const nlohmann::json& config() const { return golden_.config(); }
-  const nlohmann::json& row() const { return golden_.row; }
-  std::string name() const { return golden_.row.at("name"); }
-  bool has(const std::string& tensor) const { return tensors_.has(tensor); }
-  const GoldenTensors& tensors() const { return tensors_; }
-  torch::ScalarType dtype() const {
-    return golden_.row.at("dtype") == "f64" ? torch::kDouble : torch::kFloat;
-  }
-  /// In the case's type, or undefined where the file has none.
-  Tensor input(const std::string& tensor) const {
-    return has(tensor) ? tensors_[tensor].to(dtype()) : Tensor();
-  }
-
-  /// `other_form`: the stored numbers come from a form that adds eps elsewhere.
-  void expect(const Tensor& got, const std::string& tensor, const std::string& what,
-              bool other_form = false) const {
-    ASSERT_TRUE(has(tensor)) << name() << ": no tensor " << tensor;
-    expect_value(got, tensors_[tensor], tensor, what, other_form);
-  }
-  void expect_value(const Tensor& got, const Tensor& stored, const std::string& tensor,
-                    const std::string& what, bool other_form = false) const {
-    ASSERT_TRUE(got.defined()) << name() << ", " << what << ": " << tensor;
-    const Tensor want = stored.to(torch::kDouble);
-    ASSERT_EQ(got.sizes(), want.sizes()) << name() << ", " << what << ": " << tensor;
-    const double error = (got.detach().to(torch::kDouble) - want).norm().item<double>();
-    const double size =
-        std::max(want.norm().item<double>(), 1e-6 * std::sqrt(static_cast<double>(want.numel())));
-    EXPECT_LE(error / size, tolerance(tensor, other_form))
-        << name() << ", " << what << ": " << tensor;
-  }
-
- private:
-  double tolerance(const std::string& tensor, bool other_form) const {
-    const nlohmann::json& defaults = golden_.row.at("tolerance");
-    const bool gradient = tensor.starts_with("grad");
-    const std::string key = gradient ? "grad_rel_l2" : "forward_rel_l2";
-    double bound = defaults.at(key);
-    for (const auto& row : golden_.row.at("tensors"))
-      if (row.at("name") == tensor) bound = row.value("tolerance_rel_l2", bound);
-    if (other_form) bound = std::max(bound, defaults.value("other_form_" + key, bound));
-    return bound;
-  }
-
-  GoldenCase golden_;
-  GoldenTensors tensors_;
-};
 
 Tensor leaf(const Tensor& x) { return x.defined() ? x.clone().requires_grad_() : x; }
 
