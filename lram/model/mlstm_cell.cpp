@@ -38,9 +38,10 @@ struct GateSums {
 };
 
 GateSums sum_gates(const Tensor& i, const Tensor& f, const Tensor& m0, const Tensor& valid,
-                   const Tensor& reset, at::ScalarType dtype) {
+                   const Tensor& reset, bool sigmoid, at::ScalarType dtype) {
   Tensor l = at::log_sigmoid(f.transpose(1, 2).to(torch::kDouble));
   Tensor column = i.transpose(1, 2).to(torch::kDouble);
+  if (sigmoid) column = at::log_sigmoid(column);
   if (valid.defined()) l = l.masked_fill(valid.logical_not().unsqueeze(1), 0);
   const Tensor b = l.cumsum(-1);
   column = column - b;
@@ -57,14 +58,16 @@ GateSums sum_gates(const Tensor& i, const Tensor& f, const Tensor& m0, const Ten
     entry =
         at::where(first_segment, entry, b - (b - l).gather(-1, start.unsqueeze(1).expand_as(b)));
     out.same = segment.unsqueeze(2).eq(segment.unsqueeze(1)).tril().unsqueeze(1);
-    largest = column.unsqueeze(-2)
-                  .masked_fill(out.same.logical_not(), -std::numeric_limits<double>::infinity())
-                  .amax(-1);
-  } else {
+    if (!sigmoid)
+      largest = column.unsqueeze(-2)
+                    .masked_fill(out.same.logical_not(), -std::numeric_limits<double>::infinity())
+                    .amax(-1);
+  } else if (!sigmoid) {
     largest = std::get<0>(column.cummax(-1));
   }
   // Rounded first: C and n are scaled by the m that is handed out.
-  out.m = at::maximum(entry, b + largest).to(dtype);
+  out.m = sigmoid ? at::zeros_like(b, b.options().dtype(dtype))
+                  : at::maximum(entry, b + largest).to(dtype);
   const Tensor m = out.m.to(torch::kDouble);
   out.row = b - m;
   out.column = column;
@@ -97,7 +100,8 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
       torch::autograd::AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
       const Tensor& i, const Tensor& f, const OptionalTensor& initial_c,
       const OptionalTensor& initial_n, const OptionalTensor& initial_m,
-      const OptionalTensor& valid_tokens, const OptionalTensor& reset_tokens, double eps) {
+      const OptionalTensor& valid_tokens, const OptionalTensor& reset_tokens, bool sigmoid,
+      bool normalize, double eps) {
     const Tensor c0 = initial_c.value_or(Tensor()), n0 = initial_n.value_or(Tensor()),
                  m0 = initial_m.value_or(Tensor()), valid = valid_tokens.value_or(Tensor()),
                  reset = reset_tokens.value_or(Tensor());
@@ -105,26 +109,31 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
     const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
     const Tensor qs = heads_first(q, valid).mul_(scale);
     const Tensor ks = heads_first(k, valid), vs = heads_first(v, valid);
-    const GateSums gates = sum_gates(i, f, m0, valid, reset, q.scalar_type());
+    const GateSums gates = sum_gates(i, f, m0, valid, reset, sigmoid, q.scalar_type());
     const Tensor d = decay_matrix(gates, q.scalar_type());
     const Tensor carry = gates.carry.flatten(0, 1);
 
     const Tensor p = at::bmm(qs, ks.transpose(1, 2)).mul_(d);
-    Tensor u, beta = p.sum(-1);
+    Tensor u, beta;
+    if (normalize) beta = p.sum(-1);
     Tensor c_first, n_first;
     if (c0.defined()) {
       c_first = c0.flatten(0, 1), n_first = n0.flatten(0, 1);
       const Tensor carried = qs * carry.unsqueeze(-1);
       u = at::baddbmm(at::bmm(carried, c_first), p, vs);
-      beta.add_(at::bmm(carried, n_first.unsqueeze(-1)).squeeze(-1));
+      if (normalize) beta.add_(at::bmm(carried, n_first.unsqueeze(-1)).squeeze(-1));
     } else {
       u = at::bmm(p, vs);
     }
-    const Tensor floor = gates.m.flatten(0, 1).neg().exp_();
-    const Tensor size = beta.abs();
-    const Tensor denominator = at::maximum(size, floor).add_(eps);
-    const Tensor sign = beta.sign().mul_(size > floor);
-    const Tensor h = u.div_(denominator.unsqueeze(-1)).view({batch, heads, tokens, -1});
+    Tensor denominator, sign;
+    if (normalize) {
+      const Tensor floor = gates.m.flatten(0, 1).neg().exp_();
+      const Tensor size = beta.abs();
+      denominator = at::maximum(size, floor).add_(eps);
+      sign = beta.sign().mul_(size > floor);
+      u.div_(denominator.unsqueeze(-1));
+    }
+    const Tensor h = u.view({batch, heads, tokens, -1});
     if (valid.defined()) h.masked_fill_(valid.logical_not().view({batch, 1, tokens, 1}), 0);
 
     const Tensor weighted = ks * d.select(1, tokens - 1).unsqueeze(-1);
@@ -138,8 +147,8 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
     }
     c = c.view({batch, heads, c.size(1), c.size(2)});
     n = n.view({batch, heads, n.size(1)});
-    ctx->save_for_backward(
-        {qs, ks, vs, f, d, p, h, denominator, sign, carry, c_first, n_first, c, n, valid, reset});
+    ctx->save_for_backward({qs, ks, vs, f, d, p, h, denominator, sign, carry, c_first, n_first, c,
+                            n, valid, reset, sigmoid ? i : Tensor()});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);
     const Tensor m = gates.m.select(-1, tokens - 1).contiguous();
@@ -154,27 +163,34 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
                  &p = saved[5], h = saved[6].flatten(0, 1), &denominator = saved[7],
                  &sign = saved[8], &carry = saved[9], &c0 = saved[10], &n0 = saved[11],
                  c = saved[12].flatten(0, 1), n = saved[13].flatten(0, 1), &valid = saved[14],
-                 &reset = saved[15];
+                 &reset = saved[15], &sigmoid_of = saved[16];
     const std::int64_t batch = f.size(0), tokens = f.size(1), heads = f.size(2);
     const Tensor dc = grads[1].defined() ? grads[1].flatten(0, 1) : Tensor();
     const Tensor dn = grads[2].defined() ? grads[2].flatten(0, 1) : Tensor();
 
     Tensor du = grads[0].defined() ? grads[0] : at::zeros_like(h).view({batch, heads, tokens, -1});
     if (valid.defined()) du = du.masked_fill(valid.logical_not().view({batch, 1, tokens, 1}), 0);
-    du = du.reshape_as(h) / denominator.unsqueeze(-1);
-    const Tensor dbeta = (du * h).sum(-1).neg_().mul_(sign).unsqueeze(-1);
-    const Tensor ds = at::baddbmm(dbeta.expand({-1, -1, tokens}), du, v.transpose(1, 2)).mul_(d);
+    du = du.reshape_as(h);
+    Tensor dbeta, ds;
+    if (denominator.defined()) {
+      du = du / denominator.unsqueeze(-1);
+      dbeta = (du * h).sum(-1).neg_().mul_(sign).unsqueeze(-1);
+      ds = at::baddbmm(dbeta.expand({-1, -1, tokens}), du, v.transpose(1, 2)).mul_(d);
+    } else {
+      ds = at::bmm(du, v.transpose(1, 2)).mul_(d);
+    }
     Tensor dq = at::bmm(ds, k), dk = at::bmm(ds.transpose(1, 2), q);
     Tensor dv = at::bmm(p.transpose(1, 2), du);
 
     Tensor dc0, dn0;
     if (c0.defined()) {
-      dq.add_(
-          (at::bmm(du, c0.transpose(1, 2)) + dbeta * n0.unsqueeze(1)).mul_(carry.unsqueeze(-1)));
+      Tensor dread = at::bmm(du, c0.transpose(1, 2));
+      if (dbeta.defined()) dread.add_(dbeta * n0.unsqueeze(1));
+      dq.add_(dread.mul_(carry.unsqueeze(-1)));
       const Tensor carried = (q * carry.unsqueeze(-1)).transpose(1, 2);
       const Tensor kept = carry.select(1, tokens - 1).view({-1, 1});
       dc0 = at::bmm(carried, du);
-      dn0 = at::bmm(carried, dbeta).squeeze(-1);
+      dn0 = dbeta.defined() ? at::bmm(carried, dbeta).squeeze(-1) : at::zeros_like(n0);
       if (dc.defined()) dc0.add_(dc * kept.unsqueeze(-1));
       if (dn.defined()) dn0.add_(dn * kept);
       dc0 = dc0.view({batch, heads, dc0.size(1), dc0.size(2)});
@@ -202,16 +218,23 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
       return g.view({batch, heads, tokens, -1}).transpose(1, 2);
     };
     Tensor df = tokens_first(dl).squeeze(-1) * at::sigmoid(-f.to(torch::kDouble));
-    if (valid.defined()) df.masked_fill_(valid.logical_not().unsqueeze(-1), 0);
+    Tensor di_given = tokens_first(di).squeeze(-1);
+    if (sigmoid_of.defined()) di_given = di_given * at::sigmoid(-sigmoid_of);
+    if (valid.defined()) {
+      df.masked_fill_(valid.logical_not().unsqueeze(-1), 0);
+      di_given = di_given.masked_fill(valid.logical_not().unsqueeze(-1), 0);
+    }
     if (reset.defined()) df.masked_fill_(reset.unsqueeze(-1), 0);
     dq.mul_(ctx->saved_data["scale"].toDouble());
     return {tokens_first(dq),
             tokens_first(dk),
             tokens_first(dv),
-            tokens_first(di).squeeze(-1),
+            di_given,
             df.to(f.dtype()),
             dc0,
             dn0,
+            {},
+            {},
             {},
             {},
             {},
@@ -223,6 +246,8 @@ struct Inputs {
   Tensor q, k, v, i, f;
 };
 
+bool is_sigmoid(const MlstmOptions& options) { return options.input_gate == InputGate::kSigmoid; }
+
 /// In pieces of `size` tokens. (Slices would each come back as a gradient of full length.)
 std::vector<Inputs> split(const Inputs& x, std::int64_t size) {
   const auto q = x.q.split(size, 1), k = x.k.split(size, 1), v = x.v.split(size, 1),
@@ -233,15 +258,17 @@ std::vector<Inputs> split(const Inputs& x, std::int64_t size) {
 }
 
 MlstmOutput quadratic(const Inputs& x, const MlstmState& initial, const TokenMask& mask,
-                      double eps) {
+                      const MlstmOptions& options) {
   const auto out =
       Quadratic::apply(x.q, x.k, x.v, x.i, x.f, optional(initial.c), optional(initial.n),
-                       optional(initial.m), optional(mask.valid), optional(mask.reset), eps);
+                       optional(initial.m), optional(mask.valid), optional(mask.reset),
+                       is_sigmoid(options), options.normalize, options.eps);
   return {out[0].transpose(1, 2), {out[1], out[2], out[3]}};
 }
 
 /// One token (T = 1), kernels.md 1.2.
-MlstmOutput step(const Inputs& all, const MlstmState& initial, const TokenMask& mask, double eps) {
+MlstmOutput step(const Inputs& all, const MlstmState& initial, const TokenMask& mask,
+                 const MlstmOptions& options) {
   const Inputs x = {
       zero_masked(all.q, mask.valid).squeeze(1), zero_masked(all.k, mask.valid).squeeze(1),
       zero_masked(all.v, mask.valid).squeeze(1), zero_masked(all.i, mask.valid).squeeze(1),
@@ -255,17 +282,21 @@ MlstmOutput step(const Inputs& all, const MlstmState& initial, const TokenMask& 
   }
   const Tensor m0 = mask.reset.defined() ? old.m.masked_fill(mask.reset, 0) : old.m;
   const Tensor entry = at::log_sigmoid(x.f) + m0;
-  const Tensor m = at::maximum(entry, x.i).detach();
+  const bool sigmoid = is_sigmoid(options);
+  const Tensor m = sigmoid ? at::zeros_like(m0) : at::maximum(entry, x.i).detach();
   Tensor keep = (entry - m).exp();
   if (mask.reset.defined()) keep = keep.masked_fill(mask.reset, 0);
-  const Tensor key = x.k * (x.i - m).exp().unsqueeze(-1);
+  const Tensor key = x.k * (sigmoid ? x.i.sigmoid() : (x.i - m).exp()).unsqueeze(-1);
   keep = keep.unsqueeze(-1);
   MlstmState state = {(old.c * keep.unsqueeze(-1)).addcmul_(key.unsqueeze(-1), x.v.unsqueeze(-2)),
                       at::addcmul(key, old.n, keep), m};
   const Tensor q = (x.q * (1.0 / std::sqrt(static_cast<double>(x.q.size(2))))).unsqueeze(-2);
-  const Tensor beta = at::matmul(q, state.n.unsqueeze(-1));
-  const Tensor denominator = at::maximum(beta.abs(), m.neg().exp().view_as(beta)) + eps;
-  Tensor h = (at::matmul(q, state.c) / denominator).transpose(1, 2);
+  Tensor h = at::matmul(q, state.c);
+  if (options.normalize) {
+    const Tensor beta = at::matmul(q, state.n.unsqueeze(-1));
+    h = h / (at::maximum(beta.abs(), m.neg().exp().view_as(beta)) + options.eps);
+  }
+  h = h.transpose(1, 2);
   if (mask.valid.defined()) {
     h = zero_masked(h, mask.valid);
     const auto choose = [&](const Tensor& now, const Tensor& before) {
@@ -279,14 +310,14 @@ MlstmOutput step(const Inputs& all, const MlstmState& initial, const TokenMask& 
 }
 
 MlstmOutput in_pieces(const Inputs& x, const MlstmState& initial, const TokenMask& mask,
-                      std::int64_t size, decltype(&quadratic) form, double eps) {
-  if (x.q.size(1) <= size) return form(x, initial, mask, eps);
+                      std::int64_t size, decltype(&quadratic) form, const MlstmOptions& options) {
+  if (x.q.size(1) <= size) return form(x, initial, mask, options);
   std::vector<Tensor> h;
   MlstmState state = initial;
   std::int64_t first = 0;
   for (const Inputs& piece : split(x, size)) {
     const std::int64_t count = piece.q.size(1);
-    MlstmOutput out = form(piece, state, mask.narrow(first, count), eps);
+    MlstmOutput out = form(piece, state, mask.narrow(first, count), options);
     h.push_back(std::move(out.h));
     state = std::move(out.state);
     first += count;
@@ -305,9 +336,14 @@ void check_shapes(const Inputs& x, const MlstmState& state) {
              x.i.sizes().vec(), ", f ", x.f.sizes().vec(), ", wanted [", batch, ", ", tokens, ", ",
              heads, "]");
   if (state.fresh()) return;
-  LRAM_CHECK(state.c.sizes() == at::IntArrayRef({batch, heads, x.q.size(3), x.v.size(3)}),
-             "mLSTM: state c is ", state.c.sizes().vec(), ", wanted [", batch, ", ", heads, ", ",
-             x.q.size(3), ", ", x.v.size(3), "]");
+  const auto check = [](const char* name, const Tensor& found, at::IntArrayRef wanted) {
+    LRAM_CHECK(found.defined() && found.sizes() == wanted, "mLSTM: state ", name, " is ",
+               found.defined() ? found.sizes().vec() : std::vector<std::int64_t>(), ", wanted ",
+               wanted.vec());
+  };
+  check("c", state.c, {batch, heads, x.q.size(3), x.v.size(3)});
+  check("n", state.n, {batch, heads, x.q.size(3)});
+  check("m", state.m, {batch, heads});
 }
 
 }  // namespace
@@ -321,7 +357,10 @@ MlstmOutput mlstm_forward(const Tensor& q, const Tensor& k, const Tensor& v, con
   check_shapes(x, initial);
   const TokenMask tokens_mask = resolve_mask(mask, q.size(0), q.size(1));
   MlstmState state = initial;
+  LRAM_CHECK(options.normalize || is_sigmoid(options),
+             "mLSTM: normalize is false, which only sigmoid input gates allow");
   if (!state.fresh()) state = {state.c.to(dtype), state.n.to(dtype), state.m.detach().to(dtype)};
+  if (!state.fresh() && is_sigmoid(options)) state.m = at::zeros_like(state.m);
 
   const std::int64_t tokens = q.size(1), key_dim = q.size(3), value_dim = v.size(3);
   MlstmForm form = options.form;
@@ -338,7 +377,7 @@ MlstmOutput mlstm_forward(const Tensor& q, const Tensor& k, const Tensor& v, con
              ", wanted at least 1");
   const bool steps = form == MlstmForm::kStep;
   const std::int64_t size = steps ? 1 : form == MlstmForm::kQuadratic ? tokens : options.chunk_size;
-  return in_pieces(x, state, tokens_mask, size, steps ? &step : &quadratic, options.eps);
+  return in_pieces(x, state, tokens_mask, size, steps ? &step : &quadratic, options);
 }
 
 }  // namespace lram::model
