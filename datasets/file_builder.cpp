@@ -89,19 +89,19 @@ void write_image(OutputFile& file, const FileImage& image, std::uint64_t end) {
 }
 }  // namespace
 
-void build_file(const std::filesystem::path& path, const Journal& journal) {
-  const std::vector<EpisodeView>& episodes = journal.episodes();
+void build_file(const std::filesystem::path& path, const TaskSpec& spec, const Generator& generator,
+                const std::vector<EpisodeView>& episodes) {
   const Counts counts = count(episodes);
   const auto table = episode_table(episodes, counts.variant_size);
   const std::vector<ArraySpec> arrays =
-      array_specs(journal.spec(), std::ssize(episodes), counts.num_steps, counts.variant_size);
+      array_specs(spec, std::ssize(episodes), counts.num_steps, counts.variant_size);
   std::vector<std::uint32_t> crcs;
   for (const ArraySpec& array : arrays) {
     crcs.push_back(0);
     for_each_piece(episodes, table, array.path,
                    [&](Bytes bytes) { crcs.back() = crc32c(bytes, crcs.back()); });
   }
-  const FileImage image = make_file_image(journal.spec(), journal.generator(), arrays, crcs);
+  const FileImage image = make_file_image(spec, generator, arrays, crcs);
   const std::filesystem::path beside = path.string() + ".new";
   try {
     OutputFile file(beside, OutputFile::Mode::kTruncate);

@@ -35,9 +35,10 @@ class Dataset {
   const std::filesystem::path& path() const { return file_.path(); }
   std::int64_t num_episodes() const { return std::ssize(lengths_); }
   std::int64_t num_steps() const { return std::ssize(rewards_); }
-  /// Steps of each episode, in the order of collection. [E]
+  /// Steps, returns and seeds of the episodes, in the order of the file. [E]
   std::span<const std::int64_t> lengths() const { return lengths_; }
   std::span<const double> returns() const { return returns_; }
+  std::span<const std::uint64_t> seeds() const { return seeds_; }
   std::int64_t length(std::int64_t episode) const {
     return lengths_[static_cast<std::size_t>(episode)];
   }

@@ -74,7 +74,8 @@ class DatasetWriter::Impl {
     } else if (fs::exists(path_)) {
       finished_.emplace(path_);
       check_same(path_, finished_->spec(), finished_->generator(), spec_, generator_);
-      num_episodes_ = finished_->num_episodes();
+      const auto seeds = finished_->seeds();
+      seeds_.assign(seeds.begin(), seeds.end());
     } else {
       if (path_.has_parent_path()) make_folder(path_.parent_path());
       create_journal();
@@ -101,15 +102,19 @@ class DatasetWriter::Impl {
       journal_.emplace(part_, OutputFile::Mode::kAppend);
       throw;
     }
-    ++num_episodes_;
+    seeds_.push_back(episode.seed);
   }
 
-  std::int64_t num_episodes() const { return num_episodes_; }
+  std::int64_t num_episodes() const { return std::ssize(seeds_); }
+  const std::vector<std::uint64_t>& seeds() const { return seeds_; }
 
-  void finish() {
+  void finish(EpisodeOrder order) {
     if (!journal_) return;
-    LRAM_CHECK(num_episodes_ > 0, path_.string(), ": finish without an episode");
-    build_file(path_, Journal(part_));
+    LRAM_CHECK(!seeds_.empty(), path_.string(), ": finish without an episode");
+    const Journal journal(part_);
+    std::vector<EpisodeView> episodes = journal.episodes();
+    if (order == EpisodeOrder::kSeeds) std::ranges::stable_sort(episodes, {}, &EpisodeView::seed);
+    build_file(path_, journal.spec(), journal.generator(), episodes);
     journal_.reset();
     finished_.reset();
     if (::unlink(part_.c_str()) != 0)
@@ -126,7 +131,7 @@ class DatasetWriter::Impl {
     try {
       OutputFile file(beside, OutputFile::Mode::kTruncate);
       file.write(encode_journal_header(spec_, generator_));
-      for (std::int64_t e = 0; e < num_episodes_; ++e)
+      for (std::int64_t e = 0; e < num_episodes(); ++e)
         file.write(encode_episode(finished_->episode(e)));
       file.sync();
       file.close();
@@ -145,18 +150,19 @@ class DatasetWriter::Impl {
     lock_.emplace(part_);
     const Journal found(part_);
     check_same(part_, found.spec(), found.generator(), spec_, generator_);
-    num_episodes_ = std::ssize(found.episodes());
+    seeds_.clear();
+    for (const EpisodeView& episode : found.episodes()) seeds_.push_back(episode.seed);
     if (fs::exists(path_)) {
       const Dataset finished(path_);
-      if (finished.num_episodes() > num_episodes_)
+      if (finished.num_episodes() > num_episodes())
         throw_error(
             ErrorKind::kInput,
             "{}: has {} episodes, its journal {} only {}: remove the one that is not wanted",
-            path_.string(), finished.num_episodes(), part_.string(), num_episodes_);
+            path_.string(), finished.num_episodes(), part_.string(), num_episodes());
     }
     if (found.tail_bytes() > 0) {
       log_warning("{}: cut {} bytes of an unfinished episode, {} complete ones stay",
-                  part_.string(), found.tail_bytes(), num_episodes_);
+                  part_.string(), found.tail_bytes(), num_episodes());
       std::error_code code;
       fs::resize_file(part_, found.complete_bytes(), code);
       if (code)
@@ -172,7 +178,7 @@ class DatasetWriter::Impl {
   std::optional<Dataset> finished_;    // before the first append to a finished file
   std::optional<JournalLock> lock_;    // with journal_
   std::optional<OutputFile> journal_;  // open for appending
-  std::int64_t num_episodes_ = 0;
+  std::vector<std::uint64_t> seeds_;   // of the complete episodes
 };
 
 DatasetWriter::DatasetWriter(const fs::path& path, const TaskSpec& spec, const Generator& generator)
@@ -180,5 +186,6 @@ DatasetWriter::DatasetWriter(const fs::path& path, const TaskSpec& spec, const G
 DatasetWriter::~DatasetWriter() = default;
 void DatasetWriter::append(const EpisodeView& episode) { impl_->append(episode); }
 std::int64_t DatasetWriter::num_episodes() const { return impl_->num_episodes(); }
-void DatasetWriter::finish() { impl_->finish(); }
+const std::vector<std::uint64_t>& DatasetWriter::seeds() const { return impl_->seeds(); }
+void DatasetWriter::finish(EpisodeOrder order) { impl_->finish(order); }
 }  // namespace lram::datasets

@@ -4,12 +4,17 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "datasets/episode.h"
 #include "datasets/schema.h"
 #include "lram/core/spec.h"
 
 namespace lram::datasets {
+
+/// How finish() arranges a file's episodes: as they were appended, or by seed, those of one seed as
+/// they were appended (writers with several threads, whose episodes end in any order).
+enum class EpisodeOrder { kAppended, kSeeds };
 
 /// Collects the episodes of one task into the data set `path`.
 ///   DatasetWriter writer("data/cartpole_swingup.h5", env->spec(), {"planner", "1"});
@@ -40,12 +45,14 @@ class DatasetWriter {
 
   /// Complete episodes so far, those found at the start included.
   std::int64_t num_episodes() const;
+  /// Their seeds, as they were appended.
+  const std::vector<std::uint64_t>& seeds() const;
 
   /// Builds `path` beside, flushes, renames, and removes the journal. Memory stays flat. Wants at
   /// least one episode. Throws Error(kResource), after which the journal is whole and finish() can
   /// be tried again. The writer is done afterwards; without a journal (nothing appended to a
   /// finished file) it does nothing.
-  void finish();
+  void finish(EpisodeOrder order = EpisodeOrder::kAppended);
 
  private:
   class Impl;

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "agents/experts/disturbance.h"
 #include "agents/experts/expert.h"
@@ -36,32 +37,39 @@ struct CollectOptions {
   bool json = false;
 };
 
-// Histories are played side by side and written in order. History h is `history_length` episodes
-// that are reset with seed first_seed + h, each with an expert of its own.
+// Histories are played side by side and written as their episodes end, so that a kill loses those
+// under way alone. History h is `history_length` episodes that are reset with seed first_seed + h,
+// each with an expert of its own; one that was cut is played again up to where it was.
 class Collector {
  public:
   Collector(const CollectOptions& options, std::int64_t history_length,
-            datasets::DatasetWriter& writer, Progress& progress)
-      : options_(options),
-        history_length_(history_length),
-        writer_(writer),
-        progress_(progress),
-        next_(writer.num_episodes()) {}
+            datasets::DatasetWriter& writer)
+      : options_(options), history_length_(history_length), writer_(writer) {
+    for (const std::uint64_t seed : writer.seeds()) ++written_[seed];
+    for (std::int64_t h = 0; h * history_length_ < options_.episodes; ++h) {
+      const std::int64_t missing = length(h) - written(h);
+      if (missing > 0) histories_.push_back(h);
+      missing_ += std::max<std::int64_t>(missing, 0);
+    }
+  }
 
-  /// Plays until all episodes are written or a signal asks to stop.
+  std::int64_t missing() const { return missing_; }
+
+  /// Plays until nothing is missing or a signal asks to stop.
   void run() {
-    next_history_ = next_ / history_length_;
-    const std::int64_t end = (options_.episodes + history_length_ - 1) / history_length_;
-    const auto count = static_cast<std::size_t>(end - next_history_);
+    Progress progress("collect " + options_.task, options_.episodes, "episodes");
+    progress.update(options_.episodes - missing_);
+    progress_ = &progress;
     const std::size_t cores =
         options_.threads > 0 ? options_.threads : std::max(1u, std::thread::hardware_concurrency());
-    const std::size_t num_threads = std::min(cores, count);
+    const std::size_t num_threads = std::min(cores, histories_.size());
+    std::atomic<std::size_t> next = 0;
     std::vector<std::thread> threads;
     for (std::size_t i = 0; i < num_threads; ++i)
-      threads.emplace_back([this, end, threads_each = cores / num_threads] {
+      threads.emplace_back([&, threads_each = cores / num_threads] {
         try {
-          for (std::int64_t h = next_history_++; h < end && !stopped(); h = next_history_++)
-            play_history(h, threads_each);
+          for (std::size_t n = next++; n < histories_.size() && !stopped(); n = next++)
+            play_history(histories_[n], threads_each);
         } catch (...) {
           const std::lock_guard lock(mutex_);
           if (!failure_) failure_ = std::current_exception();
@@ -74,18 +82,26 @@ class Collector {
 
  private:
   bool stopped() const { return failed_ || interrupted() != 0; }
+  std::uint64_t seed_of(std::int64_t history) const {
+    return options_.first_seed + static_cast<std::uint64_t>(history);
+  }
+  std::int64_t length(std::int64_t history) const {
+    return std::min(history_length_, options_.episodes - history * history_length_);
+  }
+  std::int64_t written(std::int64_t history) const {
+    const auto at = written_.find(seed_of(history));
+    return at == written_.end() ? 0 : at->second;
+  }
 
   void play_history(std::int64_t history, std::size_t num_threads) {
     const auto env = envs::make(options_.task);
     const auto expert = agents::experts::make_expert(
         options_.agent, options_.task, {.settings = options_.settings, .num_threads = num_threads});
-    const std::int64_t begin = history * history_length_;
-    const std::int64_t end = std::min(begin + history_length_, options_.episodes);
-    for (std::int64_t index = begin; index < end; ++index) {
-      auto episode = play(*env, *expert, options_.first_seed + static_cast<std::uint64_t>(history),
-                          static_cast<std::uint64_t>(index));
+    for (std::int64_t i = 0; i < length(history); ++i) {
+      const auto index = static_cast<std::uint64_t>(history * history_length_ + i);
+      auto episode = play(*env, *expert, seed_of(history), index);
       if (!episode) return;
-      deliver(index, std::move(*episode));
+      if (i >= written(history)) write(*episode);
     }
   }
 
@@ -133,30 +149,26 @@ class Collector {
     return episode;
   }
 
-  void deliver(std::int64_t index, datasets::Episode episode) {
+  void write(const datasets::Episode& episode) {
     const std::lock_guard lock(mutex_);
-    if (index < next_) return;  // written before this run began
-    waiting_.emplace(index, std::move(episode));
-    for (auto it = waiting_.find(next_); it != waiting_.end(); it = waiting_.find(next_)) {
-      writer_.append(it->second);
-      const double episode_return = datasets::undiscounted_return(it->second.rewards);
-      waiting_.erase(it);
-      return_sum_ += episode_return;
-      ++returns_;
-      progress_.update(++next_, fmt::format("return {:.1f}, mean {:.1f}", episode_return,
-                                            return_sum_ / static_cast<double>(returns_)));
-    }
+    writer_.append(episode);
+    const double episode_return = datasets::undiscounted_return(episode.rewards);
+    return_sum_ += episode_return;
+    ++returns_;
+    progress_->update(options_.episodes - --missing_,
+                      fmt::format("return {:.1f}, mean {:.1f}", episode_return,
+                                  return_sum_ / static_cast<double>(returns_)));
   }
 
   const CollectOptions& options_;
   const std::int64_t history_length_;
-  std::atomic<std::int64_t> next_history_ = 0;
+  std::map<std::uint64_t, std::int64_t> written_;  // episodes found at the start, by seed
+  std::vector<std::int64_t> histories_;            // that are not complete
   std::atomic<bool> failed_ = false;
   std::mutex mutex_;  // guards what follows
   datasets::DatasetWriter& writer_;
-  Progress& progress_;
-  std::map<std::int64_t, datasets::Episode> waiting_;  // by index, for those before them
-  std::int64_t next_;                                  // index of the next episode to write
+  Progress* progress_ = nullptr;
+  std::int64_t missing_ = 0;
   std::exception_ptr failure_;
   double return_sum_ = 0.0;
   std::int64_t returns_ = 0;
@@ -248,19 +260,18 @@ int data_collect(const Args& args) {
   datasets::DatasetWriter writer(o.out, spec, generator_of(o, *expert));
   const std::int64_t found = writer.num_episodes();
   if (found > 0) log_info("collect", "file", o.out, "episodes_found", found);
-  if (found < o.episodes) {
-    Progress progress("collect " + spec.name(), o.episodes, "episodes");
-    progress.update(found);
-    Collector(o, expert->history_length(), writer, progress).run();
-  }
+  Collector collector(o, expert->history_length(), writer);
+  if (collector.missing() > 0) collector.run();
   const std::int64_t episodes = writer.num_episodes();
   if (episodes > 0) {
-    writer.finish();
+    // Threads end in any order; the file does not depend on it.
+    writer.finish(datasets::EpisodeOrder::kSeeds);
     const double cpu_seconds = static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
     print_summary(o, spec, *expert, episodes - found, cpu_seconds);
   }
-  if (interrupted() != 0 && episodes < o.episodes) {
-    log_warning("stopped after {} of {} episodes; the same command goes on", episodes, o.episodes);
+  if (interrupted() != 0 && collector.missing() > 0) {
+    log_warning("stopped after {} of {} episodes; the same command goes on",
+                o.episodes - collector.missing(), o.episodes);
     return interrupt_exit_code();
   }
   return 0;

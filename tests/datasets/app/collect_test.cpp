@@ -1,4 +1,5 @@
 // The verb from the outside: what scripts rely on.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -11,7 +12,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "datasets/journal.h"
 #include "datasets/reader.h"
+#include "datasets/writer.h"
 #include "lram/core/file.h"
 #include "tests/support/run_command.h"
 
@@ -162,6 +165,39 @@ TEST(Collect, KilledItGoesOnBehindTheLastWholeEpisode) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.err.find("episodes_found="), std::string::npos) << result.err;
   ASSERT_EQ(test::run_command(command("pendulum_swingup", "planner", 6, whole, slow)).exit_code, 0);
+  EXPECT_EQ(read_file(out), read_file(whole));
+}
+
+TEST(Collect, AKillLosesNoEpisodeThatHasEnded) {
+  const test::TempFolder folder;
+  const fs::path out = folder.path() / "data.h5", whole = folder.path() / "whole.h5";
+  const std::vector<std::string> slow = {"--threads", "3", "--settings", "samples=8"};
+  const auto words = command("pendulum_swingup", "planner", 7, out, slow);
+  EXPECT_EQ(run_and_signal(words, out, 40'000, SIGKILL), 128 + SIGKILL);
+  const datasets::Journal journal(out.string() + ".part");
+  const std::size_t ended = journal.episodes().size();
+  ASSERT_GE(ended, 1u);
+
+  const CommandResult result = test::run_command(words);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find(fmt::format("episodes_found={}", ended)), std::string::npos)
+      << result.err;
+  ASSERT_EQ(test::run_command(command("pendulum_swingup", "planner", 7, whole, slow)).exit_code, 0);
+  EXPECT_EQ(read_file(out), read_file(whole));
+}
+
+TEST(Collect, GoesOnWhereSeedsAreMissing) {
+  const test::TempFolder folder;
+  const fs::path out = folder.path() / "data.h5", whole = folder.path() / "whole.h5";
+  const auto words = command("dark_room_10x10_dense", "sweep", 6, out);
+  ASSERT_EQ(test::run_command(command("dark_room_10x10_dense", "sweep", 6, whole)).exit_code, 0);
+  {  // as several threads may leave it: 4 and 1 have ended, 0, 2, 3 and 5 have not
+    const Dataset source(whole);
+    datasets::DatasetWriter writer(out, source.spec(), source.generator());
+    for (const std::int64_t index : {4, 1}) writer.append(source.episode(index));
+  }
+  const CommandResult result = test::run_command(words);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(read_file(out), read_file(whole));
 }
 
