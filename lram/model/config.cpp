@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
-#include "lram/model/xlstm_backbone.h"
+#include "lram/model/backbones.h"
 
 namespace lram::model {
 namespace {
@@ -33,17 +33,6 @@ void visit_fields(Config& c, const Visit& visit) {
   visit("num_bins", c.num_bins, "classes for continuous actions");
 }
 
-void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
-  if (value < low || value > high)
-    throw_error(ErrorKind::kUsage, "model.{} is {}, wanted {} to {}", name, value, low, high);
-}
-
-void check_divides(std::int64_t whole, const std::string& what, std::int64_t part,
-                   const char* name) {
-  if (whole % part != 0)
-    throw_error(ErrorKind::kUsage, "model.{} is {}, which does not divide {} ({})", name, part,
-                what, whole);
-}
 }  // namespace
 
 void describe(po::options_description& options, PolicyConfig& config) {
@@ -93,11 +82,24 @@ void from_json(const json& in, PolicyConfig& config) {
   config = out;
 }
 
+void check_range(const char* field, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value < low || value > high)
+    throw_error(ErrorKind::kUsage, "model.{} is {}, wanted {} to {}", field, value, low, high);
+}
+
+void check_range(const char* field, double value, double low, double high) {
+  if (!(value >= low && value <= high))
+    throw_error(ErrorKind::kUsage, "model.{} is {}, wanted {} to {}", field, value, low, high);
+}
+
+void check_divides(std::int64_t whole, const std::string& what, const char* field,
+                   std::int64_t part) {
+  if (whole % part != 0)
+    throw_error(ErrorKind::kUsage, "model.{} is {}, which does not divide {} ({})", field, part,
+                what, whole);
+}
+
 void validate(const PolicyConfig& c) {
-  const std::vector<std::string> backbones = {"xlstm", "gpt2"};
-  if (std::find(backbones.begin(), backbones.end(), c.backbone) == backbones.end())
-    throw_error(ErrorKind::kUsage, "model.backbone is '{}', wanted {}", c.backbone,
-                fmt::join(backbones, " or "));
   check_range("embed_dim", c.embed_dim, 1, 1 << 16);
   check_range("num_blocks", c.num_blocks, 1, 1 << 10);
   check_range("num_heads", c.num_heads, 1, 1 << 10);
@@ -107,25 +109,7 @@ void validate(const PolicyConfig& c) {
   check_range("action_slots", c.action_slots, 1, 1 << 12);
   check_range("discrete_ids", c.discrete_ids, 0, 1 << 16);
   check_range("num_bins", c.num_bins, 1, 1 << 16);
-  if (c.backbone == "gpt2") {
-    check_divides(c.embed_dim, "embed_dim", c.num_heads, "num_heads");
-    check_range("max_episode_steps", c.max_episode_steps, 1, 1 << 24);
-    return;
-  }
-  check_range("conv_kernel", c.conv_kernel, 1, 1 << 10);
-  check_range("qkv_blocksize", c.qkv_blocksize, 1, 1 << 10);
-  check_range("chunk_size", c.chunk_size, 1, 1 << 16);
-  if (!(c.cell_eps >= 0.0 && c.cell_eps < 1.0))
-    throw_error(ErrorKind::kUsage, "model.cell_eps is {}, wanted 0 to 1", c.cell_eps);
-  if (!(c.ffn_factor >= 0.0 && c.ffn_factor <= 64.0))
-    throw_error(ErrorKind::kUsage, "model.ffn_factor is {}, wanted 0 to 64", c.ffn_factor);
-  const std::int64_t inner = (2 * c.embed_dim + 63) / 64 * 64;
-  check_divides(inner, "the mLSTM's width, 2 x embed_dim rounded up to 64", c.num_heads,
-                "num_heads");
-  check_divides(inner, "the mLSTM's width, 2 x embed_dim rounded up to 64", c.qkv_blocksize,
-                "qkv_blocksize");
-  if (!parse_slstm_at(c.slstm_at, c.num_blocks).empty())
-    check_divides(c.embed_dim, "embed_dim, as the sLSTM needs", c.num_heads, "num_heads");
+  validate_backbone(c);
 }
 
 }  // namespace lram::model

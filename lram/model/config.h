@@ -43,4 +43,12 @@ void from_json(const nlohmann::json& json, PolicyConfig& config);
 /// Throws Error(kUsage) for a config that cannot be built (heads that do not divide, ...).
 void validate(const PolicyConfig& config);
 
+/// What validate() is made of. Throw Error(kUsage) that names model.FIELD, its value and what was
+/// wanted: `value` outside [low, high], or `part` that does not divide `whole`, described by
+/// `what`.
+void check_range(const char* field, std::int64_t value, std::int64_t low, std::int64_t high);
+void check_range(const char* field, double value, double low, double high);
+void check_divides(std::int64_t whole, const std::string& what, const char* field,
+                   std::int64_t part);
+
 }  // namespace lram::model

@@ -5,10 +5,9 @@
 #include <torch/utils.h>
 
 #include "lram/core/error.h"
-#include "lram/model/gpt2.h"
+#include "lram/model/backbones.h"
 #include "lram/model/impala.h"
 #include "lram/model/token_mask.h"
-#include "lram/model/xlstm_backbone.h"
 #include "lram/tokenization/sequence.h"
 
 namespace lram::model {
@@ -17,20 +16,6 @@ using tokenization::kTokensPerStep;
 namespace {
 constexpr double kInitStd = 0.02;  // of encoders and head, Hugging Face's initializer_range
 constexpr std::int64_t kImageChannels = 3;
-/// Rows of the Transformer's table of positions, in longest episodes: an agent may run longer than
-/// any episode of the data.
-constexpr std::int64_t kPositionHeadroom = 3;
-
-std::shared_ptr<Backbone> make_backbone(const PolicyConfig& config) {
-  if (config.backbone == "xlstm") return std::make_shared<XlstmBackbone>(config);
-  Gpt2Config gpt2;
-  gpt2.embed_dim = config.embed_dim;
-  gpt2.num_heads = config.num_heads;
-  gpt2.num_blocks = config.num_blocks;
-  gpt2.window = kTokensPerStep * config.context_length;
-  gpt2.num_positions = kTokensPerStep * kPositionHeadroom * config.max_episode_steps;
-  return std::make_shared<Gpt2Backbone>(gpt2);
-}
 
 /// A batch's steps [begin, end) as a mask of tokens.
 SequenceMask token_mask_of(const WindowBatch& batch) {

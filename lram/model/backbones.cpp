@@ -1,0 +1,80 @@
+#include "lram/model/backbones.h"
+
+#include <fmt/format.h>
+
+#include "lram/core/error.h"
+#include "lram/model/gpt2.h"
+#include "lram/model/xlstm_backbone.h"
+#include "lram/tokenization/sequence.h"
+
+namespace lram::model {
+namespace {
+using tokenization::kTokensPerStep;
+
+/// Rows of the Transformer's table of positions, in longest episodes: an agent may run longer than
+/// any episode of the data.
+constexpr std::int64_t kPositionHeadroom = 3;
+
+void check_xlstm(const PolicyConfig& c) {
+  check_range("conv_kernel", c.conv_kernel, 1, 1 << 10);
+  check_range("qkv_blocksize", c.qkv_blocksize, 1, 1 << 10);
+  check_range("chunk_size", c.chunk_size, 1, 1 << 16);
+  check_range("cell_eps", c.cell_eps, 0.0, 1.0);
+  check_range("ffn_factor", c.ffn_factor, 0.0, 64.0);
+  const std::int64_t inner = (2 * c.embed_dim + 63) / 64 * 64;
+  const char* const width = "the mLSTM's width, 2 x embed_dim rounded up to 64";
+  check_divides(inner, width, "num_heads", c.num_heads);
+  check_divides(inner, width, "qkv_blocksize", c.qkv_blocksize);
+  if (!parse_slstm_at(c.slstm_at, c.num_blocks).empty())
+    check_divides(c.embed_dim, "embed_dim, as the sLSTM needs", "num_heads", c.num_heads);
+}
+
+void check_gpt2(const PolicyConfig& c) {
+  check_divides(c.embed_dim, "embed_dim", "num_heads", c.num_heads);
+  check_range("max_episode_steps", c.max_episode_steps, 1, 1 << 24);
+}
+
+std::shared_ptr<Backbone> make_gpt2(const PolicyConfig& config) {
+  return std::make_shared<Gpt2Backbone>(
+      Gpt2Config{.embed_dim = config.embed_dim,
+                 .num_heads = config.num_heads,
+                 .num_blocks = config.num_blocks,
+                 .window = kTokensPerStep * config.context_length,
+                 .num_positions = kTokensPerStep * kPositionHeadroom * config.max_episode_steps});
+}
+
+struct Kind {
+  const char* name;
+  void (*check)(const PolicyConfig&);
+  std::shared_ptr<Backbone> (*make)(const PolicyConfig&);
+};
+
+const Kind kKinds[] = {
+    {"xlstm", check_xlstm,
+     [](const PolicyConfig& c) -> std::shared_ptr<Backbone> {
+       return std::make_shared<XlstmBackbone>(c);
+     }},
+    {"gpt2", check_gpt2, make_gpt2},
+};
+
+const Kind& kind_of(const PolicyConfig& config) {
+  for (const Kind& kind : kKinds)
+    if (config.backbone == kind.name) return kind;
+  throw_error(ErrorKind::kUsage, "model.backbone is '{}', wanted {}", config.backbone,
+              fmt::join(backbone_names(), " or "));
+}
+}  // namespace
+
+std::vector<std::string> backbone_names() {
+  std::vector<std::string> names;
+  for (const Kind& kind : kKinds) names.push_back(kind.name);
+  return names;
+}
+
+void validate_backbone(const PolicyConfig& config) { kind_of(config).check(config); }
+
+std::shared_ptr<Backbone> make_backbone(const PolicyConfig& config) {
+  return kind_of(config).make(config);
+}
+
+}  // namespace lram::model
