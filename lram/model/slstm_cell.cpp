@@ -1,7 +1,6 @@
 #include "lram/model/slstm_cell.h"
 
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "lram/core/error.h"
+#include "lram/model/cell_loop.h"
 #include "lram/model/optional_tensor.h"
 #include "lram/model/token_mask.h"
 
@@ -36,51 +36,11 @@ enum Kept {
   kKept
 };
 
-// float32 goes through float64 here: the C library's exp and log are several times quicker than its
-// float tanh and log1p, and no less exact at that width.
-template <typename Scalar>
-Scalar hyperbolic_tangent(Scalar x) {
-  if constexpr (std::is_same_v<Scalar, double>) return std::tanh(x);
-  return static_cast<Scalar>(1 - 2 / (std::exp(2.0 * x) + 1));
-}
-
+// As hyperbolic_tangent: through float64.
 template <typename Scalar>
 Scalar log_one_plus(Scalar x) {
   if constexpr (std::is_same_v<Scalar, double>) return std::log1p(x);
   return static_cast<Scalar>(std::log(1.0 + x));
-}
-
-template <typename Scalar>
-Scalar sigmoid(Scalar x) {
-  return 1 / (1 + std::exp(-x));
-}
-
-/// out[j] += sum_r factors[r] * matrix[r][j], rows of `width` numbers.
-template <typename Scalar>
-void add_rows(const Scalar* __restrict__ matrix, const Scalar* __restrict__ factors,
-              std::int64_t rows, std::int64_t width, Scalar* __restrict__ out) {
-  std::int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {  // four at a time: `out` is read and written once for them
-    const Scalar *a = matrix + r * width, *b = a + width, *c = b + width, *d = c + width;
-    for (std::int64_t j = 0; j < width; ++j)
-      out[j] +=
-          factors[r] * a[j] + factors[r + 1] * b[j] + factors[r + 2] * c[j] + factors[r + 3] * d[j];
-  }
-  for (; r < rows; ++r)
-    for (std::int64_t j = 0; j < width; ++j) out[j] += factors[r] * matrix[r * width + j];
-}
-
-struct Sizes {
-  std::int64_t batch, tokens, heads, unit;  // unit: d, units per head
-  std::int64_t dim() const { return heads * unit; }
-  /// Heads of rows per task, so that a single token does not pay for threads.
-  std::int64_t grain() const {
-    return std::max<std::int64_t>(1, 65536 / (tokens * unit * (unit + 32)));
-  }
-};
-
-const bool* row_of(const Tensor& mask, std::int64_t b) {
-  return mask.defined() ? mask.const_data_ptr<bool>() + b * mask.size(1) : nullptr;
 }
 
 /// One head of one row, forward through all tokens. Pointers are at the head's first unit; rows of
@@ -88,7 +48,7 @@ const bool* row_of(const Tensor& mask, std::int64_t b) {
 /// comes in as the state before and goes out as the state after. `recurrent`: [d][4d], from inputs
 /// to gates. `sums`: room for 4d.
 template <typename Scalar>
-void forward_head(const Sizes& size, const Scalar* gates, const Scalar* recurrent,
+void forward_head(const HeadSizes& size, const Scalar* gates, const Scalar* recurrent,
                   const Scalar* bias, const bool* valid, const bool* reset, Scalar* state,
                   Scalar* h_out, Scalar* kept, Scalar* sums) {
   const std::int64_t unit = size.unit, dim = size.dim();
@@ -104,7 +64,7 @@ void forward_head(const Sizes& size, const Scalar* gates, const Scalar* recurren
     add_rows(recurrent, h, unit, 4 * unit, sums);
     for (std::int64_t j = 0; j < unit; ++j) {
       const Scalar i = sums[j], f = sums[unit + j];
-      const Scalar z = hyperbolic_tangent(sums[2 * unit + j]), o = sigmoid(sums[3 * unit + j]);
+      const Scalar z = hyperbolic_tangent(sums[2 * unit + j]), o = logistic(sums[3 * unit + j]);
       const Scalar tail = std::exp(-std::abs(f));  // log(sigmoid(f)) = min(f, 0) - log(1 + tail)
       const Scalar entry = std::min(f, Scalar(0)) - log_one_plus(tail) + m[j];
       const Scalar now = n[j] == 0 ? i : std::max(entry, i);
@@ -134,7 +94,7 @@ void forward_head(const Sizes& size, const Scalar* gates, const Scalar* recurren
 /// The way back: `dh` [T][D] gives `dgates` [T][4D]; `dstate` [4][D] comes in as the gradient of
 /// the state after and goes out as that of the state before. `recurrent`: [4d][d].
 template <typename Scalar>
-void backward_head(const Sizes& size, const Scalar* kept, const Scalar* recurrent,
+void backward_head(const HeadSizes& size, const Scalar* kept, const Scalar* recurrent,
                    const Scalar* dh_out, const bool* valid, const bool* reset, Scalar* dstate,
                    Scalar* dgates) {
   const std::int64_t unit = size.unit, dim = size.dim();
@@ -166,16 +126,6 @@ void backward_head(const Sizes& size, const Scalar* kept, const Scalar* recurren
   std::fill_n(dstate + 3 * dim, unit, Scalar(0));
 }
 
-/// Runs work(b, head) for all heads of all rows, in parallel: nothing passes between heads.
-template <typename Work>
-void for_heads(const Sizes& size, const Work& work) {
-  at::parallel_for(0, size.batch * size.heads, size.grain(),
-                   [&](std::int64_t first, std::int64_t end) {
-                     for (std::int64_t task = first; task < end; ++task)
-                       work(task / size.heads, task % size.heads);
-                   });
-}
-
 class Slstm : public torch::autograd::Function<Slstm> {
  public:
   /// All contiguous. Gives h and the last state.
@@ -186,7 +136,7 @@ class Slstm : public torch::autograd::Function<Slstm> {
                                                 const OptionalTensor& reset_tokens,
                                                 bool for_backward) {
     const Tensor valid = valid_tokens.value_or(Tensor()), reset = reset_tokens.value_or(Tensor());
-    const Sizes size = {gates.size(0), gates.size(1), recurrent.size(0), recurrent.size(2)};
+    const HeadSizes size = {gates.size(0), gates.size(1), recurrent.size(0), recurrent.size(2)};
     const std::int64_t dim = size.dim();
     const Tensor h = valid.defined() ? at::zeros({size.batch, size.tokens, dim}, gates.options())
                                      : at::empty({size.batch, size.tokens, dim}, gates.options());
@@ -201,7 +151,7 @@ class Slstm : public torch::autograd::Function<Slstm> {
         forward_head<scalar_t>(
             size, gates.const_data_ptr<scalar_t>() + b * size.tokens * 4 * dim + offset,
             by_input.const_data_ptr<scalar_t>() + head * 4 * size.unit * size.unit,
-            bias.const_data_ptr<scalar_t>() + offset, row_of(valid, b), row_of(reset, b),
+            bias.const_data_ptr<scalar_t>() + offset, mask_row(valid, b), mask_row(reset, b),
             last.data_ptr<scalar_t>() + b * 4 * dim + offset,
             h.data_ptr<scalar_t>() + b * size.tokens * dim + offset,
             for_backward ? kept.data_ptr<scalar_t>() + b * size.tokens * kKept * dim + offset
@@ -217,7 +167,7 @@ class Slstm : public torch::autograd::Function<Slstm> {
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &recurrent = saved[0], &kept = saved[1], &valid = saved[2], &reset = saved[3];
-    const Sizes size = {kept.size(0), kept.size(1), recurrent.size(0), recurrent.size(2)};
+    const HeadSizes size = {kept.size(0), kept.size(1), recurrent.size(0), recurrent.size(2)};
     const std::int64_t dim = size.dim();
     const Tensor dh = grads[0].contiguous();
     const Tensor dstate = grads[1].clone(at::MemoryFormat::Contiguous);
@@ -228,8 +178,8 @@ class Slstm : public torch::autograd::Function<Slstm> {
         backward_head<scalar_t>(
             size, kept.const_data_ptr<scalar_t>() + b * size.tokens * kKept * dim + offset,
             recurrent.const_data_ptr<scalar_t>() + head * 4 * size.unit * size.unit,
-            dh.const_data_ptr<scalar_t>() + b * size.tokens * dim + offset, row_of(valid, b),
-            row_of(reset, b), dstate.data_ptr<scalar_t>() + b * 4 * dim + offset,
+            dh.const_data_ptr<scalar_t>() + b * size.tokens * dim + offset, mask_row(valid, b),
+            mask_row(reset, b), dstate.data_ptr<scalar_t>() + b * 4 * dim + offset,
             dgates.data_ptr<scalar_t>() + b * size.tokens * 4 * dim + offset);
       });
     });

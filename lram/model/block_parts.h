@@ -1,0 +1,40 @@
+#pragma once
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "lram/model/backbone.h"
+
+namespace lram::model {
+// What the blocks share. B rows, T tokens, D channels, K kernel size.
+
+constexpr double kBlockNormEps = 1e-5;
+
+std::int64_t round_up_to_64(double width);
+
+// Initial values of the xlstm package (kernels.md 1.5, column v1), from torch's generator.
+/// N(0, sqrt(2 / (5 embed_dim))).
+torch::Tensor small_init(at::IntArrayRef shape, std::int64_t embed_dim);
+/// N(0, 2 / (num_blocks sqrt(embed_dim))), of maps before a residual sum.
+torch::Tensor wang_init(at::IntArrayRef shape, std::int64_t num_blocks, std::int64_t embed_dim);
+/// Uniform in +-1 / sqrt(fan_in), torch's default of linear maps and convolutions.
+torch::Tensor uniform_init(at::IntArrayRef shape, std::int64_t fan_in);
+
+/// SiLU of the causal convolution `name` of a module.
+class ConvBranch {
+ public:
+  ConvBranch(torch::nn::Module& module, const std::string& name, std::int64_t dim,
+             std::int64_t kernel);
+
+  torch::Tensor initial_window(std::int64_t batch) const;  ///< [B, K-1, D]
+  /// x: [B, T, D]; replaces the tensor `window` by another, undefined = zeros.
+  torch::Tensor forward(const torch::Tensor& x, torch::Tensor& window,
+                        const SequenceMask& mask) const;
+
+ private:
+  torch::Tensor weight_, bias_;
+};
+
+}  // namespace lram::model
