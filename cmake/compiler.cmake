@@ -31,6 +31,10 @@ if(LRAM_CUDA)
     # *_sm90.cu narrow this to 90a-real, *_portable.cu to 80-real;80-virtual.
     set(CMAKE_CUDA_ARCHITECTURES 80-real 80-virtual 90a-real)
     enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    # CMake 3.25 does not know that CUDA 13 has C++20: its name for 17 gives the flag.
+    set(CMAKE_CUDA17_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA17_EXTENSION_COMPILE_OPTION -std=c++20)
   else()
     message(STATUS "No CUDA compiler: LibTorch's own kernels alone")
   endif()

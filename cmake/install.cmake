@@ -14,7 +14,7 @@ install(TARGETS ${programs} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS ${libraries} EXPORT lram ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT lram NAMESPACE lram:: FILE lram_targets.cmake DESTINATION ${package_dir})
 # Includes start at the root of the repository, in an installed tree too.
-install(DIRECTORY lram envs datasets agents eval DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lram
+install(DIRECTORY lram envs datasets agents eval kernels DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lram
   FILES_MATCHING PATTERN "*.h" PATTERN "app" EXCLUDE)
 
 configure_package_config_file(cmake/lram_config.cmake.in ${PROJECT_BINARY_DIR}/lram_config.cmake

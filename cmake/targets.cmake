@@ -1,4 +1,4 @@
-# lram_library, lram_program, lram_test: what the folders' CMakeLists.txt are made of.
+# lram_library, lram_program, lram_test, lram_bench, lram_kernel_objects: what the folders' CMakeLists.txt are made of.
 
 # One precompiled header for every target with LibTorch.
 function(lram_use_torch target)
@@ -51,10 +51,15 @@ endfunction()
 # lram_test(envs/mujoco/cartpole_test [TORCH] DEPS lram_envs LABELS unit [SOURCES more.cpp] [TIMEOUT s])
 # builds tests/envs/mujoco/cartpole_test.cpp and runs it as the test of that name.
 # With CASES "name=gtest filter" ... each case becomes an entry of its own, NAME.name.
+# lram_test(kernels/mlstm/mlstm_test BESIDE ...): a kernel's test lies beside it, not under tests/.
 function(lram_test name)
-  cmake_parse_arguments(arg "TORCH" "TIMEOUT" "SOURCES;DEPS;LABELS;CASES" ${ARGN})
+  cmake_parse_arguments(arg "TORCH;BESIDE" "TIMEOUT" "SOURCES;DEPS;LABELS;CASES" ${ARGN})
   string(REPLACE "/" "_" target test_${name})
-  add_executable(${target} ${PROJECT_SOURCE_DIR}/tests/${name}.cpp ${arg_SOURCES})
+  set(root ${PROJECT_SOURCE_DIR}/tests)
+  if(arg_BESIDE)
+    set(root ${PROJECT_SOURCE_DIR})
+  endif()
+  add_executable(${target} ${root}/${name}.cpp ${arg_SOURCES})
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${target} PRIVATE
@@ -85,6 +90,41 @@ function(lram_test name)
       set_tests_properties(${entry} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
     endif()
   endforeach()
+endfunction()
+
+# lram_kernel_objects(TARGET SOURCES a_sm90.cu b_portable.cu ...): device code, each file for its own
+# architectures. A spill or a serialised wgmma in an _sm90 file fails the build.
+function(lram_kernel_objects target)
+  cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
+  foreach(kind sm90 portable)
+    set(sources ${arg_SOURCES})
+    list(FILTER sources INCLUDE REGEX "_${kind}\\.cu$")
+    if(sources)
+      add_library(${target}_${kind} OBJECT ${sources})
+      target_include_directories(${target}_${kind} PRIVATE ${PROJECT_SOURCE_DIR})
+      target_link_libraries(${target}_${kind} PRIVATE fmt::fmt CUDA::cudart_static)
+      set_target_properties(${target}_${kind} PROPERTIES CUDA_STANDARD 17)  # means 20: compiler.cmake
+      target_compile_options(${target}_${kind} PRIVATE -Xcompiler=-Wall,-Wextra)
+      if(kind STREQUAL sm90)
+        set_target_properties(${target}_${kind} PROPERTIES CUDA_ARCHITECTURES 90a-real)
+        target_compile_options(${target}_${kind} PRIVATE -Xptxas=--warn-on-spills,--warning-as-error)
+      else()
+        set_target_properties(${target}_${kind} PROPERTIES CUDA_ARCHITECTURES "80-real;80-virtual")
+      endif()
+      target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${kind}>)
+    endif()
+  endforeach()
+endfunction()
+
+# lram_bench(kernels/mlstm/mlstm_bench DEPS lram_kernels): a program build/.../mlstm_bench that times
+# a kernel; no test.
+function(lram_bench name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  get_filename_component(target ${name} NAME)
+  add_executable(${target} ${PROJECT_SOURCE_DIR}/${name}.cpp ${arg_SOURCES})
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bench)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${target} PRIVATE ${arg_DEPS} lram_warnings)
 endfunction()
 
 # lram_embed(TARGET VARIABLE name BASE folder FILES f ...): the files' bytes as a table
