@@ -40,9 +40,11 @@ if(LRAM_TORCH)
   target_compile_definitions(lram::libtorch INTERFACE FMT_HEADER_ONLY)
   target_link_libraries(lram::libtorch INTERFACE
     ${LRAM_TORCH_DIR}/lib/libtorch_cpu.so ${LRAM_TORCH_DIR}/lib/libc10.so)
+  # LibTorch brings the shared C++ library. A toolchain that has only the static one would put a
+  # second copy into the program: free() of a locale aborts at exit. So it is named here.
+  target_link_libraries(lram::libtorch INTERFACE -l:libstdc++.so.6)
   # The CUDA and CUPTI libraries that libtorch_cpu.so names lie where its own run path finds them.
-  # A linker that drops libraries by default (Ubuntu's) would find the C++ library's symbols in
-  # LibTorch and leave libstdc++ out: two copies of it, and a crash at exit.
+  # --no-as-needed: a linker that drops libraries by default (Ubuntu's) would drop the CUDA half.
   target_link_options(lram::libtorch INTERFACE
     -Wl,--unresolved-symbols=ignore-in-shared-libs -Wl,--no-as-needed)
   if(LRAM_CUDA)
