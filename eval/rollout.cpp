@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "lram/core/error.h"
+#include "lram/core/interrupt.h"
 #include "lram/core/progress.h"
 
 namespace lram::eval {
@@ -69,7 +70,7 @@ RolloutResult rollout(agents::RecurrentAgent& agent, envs::VectorEnv& envs,
   if (options.show_progress) progress = std::make_unique<Progress>("eval", max_steps, "steps");
   RolloutResult result;
   std::int64_t done = 0;  // with the steps that ended episodes did not use
-  while (active > 0) {
+  while (active > 0 && interrupted() == 0) {
     agent.act(inputs, actions);
     envs.step(actions_memory, results, {.obs = obs});
     for (std::size_t i = 0; i < n; ++i) {
@@ -96,7 +97,7 @@ RolloutResult rollout(agents::RecurrentAgent& agent, envs::VectorEnv& envs,
                      std::pair(queues.at(b.task).place, b.seed);
             });
   for (const Episode& episode : result.episodes) result.mean_return += episode.episode_return;
-  result.mean_return /= static_cast<double>(result.episodes.size());
+  if (!result.episodes.empty()) result.mean_return /= static_cast<double>(result.episodes.size());
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

@@ -24,6 +24,7 @@ struct RolloutResult {
 /// Lets the agent play whole episodes, all environments of a task sharing its seeds; row i of the
 /// agent acts in environment i. An episode depends on its seed alone: not on the number of
 /// environments or threads, nor on which episodes run beside it (tests/eval/rollout_test.cpp).
+/// After catch_interrupts() a signal ends it early, with the episodes that have ended.
 /// Throws Error(kUsage) when agent and environments differ in number.
 RolloutResult rollout(agents::RecurrentAgent& agent, envs::VectorEnv& envs,
                       const RolloutOptions& options = {});

@@ -16,6 +16,7 @@
 #include "lram/core/build_info.h"
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/interrupt.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
 
@@ -123,7 +124,9 @@ int evaluate(const app::Args& args) {
   CommandLine line(
       "lram eval --checkpoint DIR [--task T[,T]] [--episodes N]",
       "Plays tasks with a trained policy as a recurrent agent and prints mean returns, "
-      "95 % bootstrap\nintervals and normalised scores.");
+      "95 % bootstrap\nintervals and normalised scores. Stopped by SIGINT it scores the episodes "
+      "that have "
+      "ended.");
   line.options().add_options()("checkpoint", po::value(&settings.checkpoint),
                                "checkpoint folder, e.g. runs/small/checkpoints/last")(
       "task", po::value(&settings.tasks), "tasks, default all of the checkpoint")(
@@ -168,9 +171,21 @@ int evaluate(const app::Args& args) {
       .hardware = one_line(hardware_info()),
       .build = one_line(build_info()),
       .tasks = {}};
+  catch_interrupts();
   const auto start = std::chrono::steady_clock::now();
+  std::int64_t played = 0;
   for (const std::string& task : tasks)
-    for (const Mode mode : modes) evaluation.tasks.push_back(play(policy, task, mode, settings));
+    for (const Mode mode : modes) {
+      if (interrupted() != 0) continue;
+      eval::TaskEvaluation one = play(policy, task, mode, settings);
+      played += std::ssize(one.episodes);
+      if (!one.episodes.empty()) evaluation.tasks.push_back(std::move(one));
+    }
+  if (interrupted() != 0) {
+    log_warning("stopped after {} of {} episodes; only those are scored", played,
+                settings.episodes * std::ssize(tasks) * std::ssize(modes));
+    if (played == 0) return interrupt_exit_code();
+  }
   evaluation.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
@@ -191,7 +206,7 @@ int evaluate(const app::Args& args) {
     fmt::print("{}", eval::to_table(scores));
   }
   log_info("eval", "wrote", file.string());
-  return 0;
+  return interrupted() != 0 ? interrupt_exit_code() : 0;
 }
 }  // namespace
 

@@ -89,6 +89,23 @@ TEST_F(Evaluate, WarnsOfTrainingSeeds) {
       << result.err;
 }
 
+TEST_F(Evaluate, StoppedBySignalItScoresTheEpisodesThatHaveEnded) {
+  for (const char* seconds : {"2", "10", "60"}) {  // however busy the machine
+    const CommandResult result = test::run_command(
+        {"/usr/bin/timeout", "--preserve-status", "--signal=INT", seconds, test::program("lram"),
+         "eval", "--checkpoint", checkpoint_, "--episodes", "100000", "--num-envs", "2"});
+    EXPECT_EQ(result.exit_code, 130) << result.err;
+    const nlohmann::json json = written();
+    if (json.empty()) continue;  // too early for a whole episode
+    EXPECT_NE(result.err.find("stopped after "), std::string::npos) << result.err;
+    ASSERT_EQ(json["tasks"].size(), 1u);
+    EXPECT_GE(json["tasks"][0]["episodes"].size(), 1u);
+    for (const auto& episode : json["tasks"][0]["episodes"]) EXPECT_EQ(episode["length"], 100);
+    return;
+  }
+  FAIL() << "no episode ended in 60 s";
+}
+
 TEST_F(Evaluate, RefusesBadUse) {
   expect_failure(eval({"--task", "grid/dark_rom_10x10_dense"}), 2,
                  {"unknown task", "did you mean 'grid/dark_room_10x10_dense'"});
