@@ -5,6 +5,7 @@
 
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
+#include "lram/model/image_encoder.h"
 
 namespace lram::model {
 namespace {
@@ -28,6 +29,12 @@ void visit_fields(Config& c, const Visit& visit) {
         "gpt2: longest episode; the table of positions holds 3 tokens x 3 of it");
   visit("state_dim", c.state_dim, "width of the state vector");
   visit("image_size", c.image_size, "height and width of the images, 0 = no image encoder");
+  visit("image_encoder", c.image_encoder, "impala (LRAM's), vil (Vision-LSTM), or vit");
+  visit("image_dim", c.image_dim, "vil, vit: width of the patches' tokens");
+  visit("image_blocks", c.image_blocks, "vil, vit: blocks (of a vil: single scans, not pairs)");
+  visit("image_patch", c.image_patch, "vil, vit: height and width of a patch");
+  visit("image_heads", c.image_heads, "vit: heads of each block");
+  visit("vil_version", c.vil_version, "vil: 1 or 2, as the public package counts");
   visit("action_slots", c.action_slots, "action entries that the head predicts");
   visit("discrete_ids", c.discrete_ids, "classes for discrete actions");
   visit("num_bins", c.num_bins, "classes for continuous actions");
@@ -110,6 +117,7 @@ void validate(const PolicyConfig& c) {
   check_range("discrete_ids", c.discrete_ids, 0, 1 << 16);
   check_range("num_bins", c.num_bins, 1, 1 << 16);
   validate_backbone(c);
+  validate_image_encoder(c);
 }
 
 }  // namespace lram::model

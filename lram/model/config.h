@@ -26,9 +26,15 @@ struct PolicyConfig {
   std::int64_t max_episode_steps =
       0;  ///< gpt2: longest episode trained on; the table of positions holds 3 x 3 of it
 
-  std::int64_t state_dim = 204;   ///< width of the state vector (lram.md 1.6)
-  std::int64_t image_size = 0;    ///< height = width of 3-channel images, 0 = no image encoder
-  std::int64_t action_slots = 8;  ///< A
+  std::int64_t state_dim = 204;  ///< width of the state vector (lram.md 1.6)
+  std::int64_t image_size = 0;   ///< height = width of 3-channel images, 0 = no image encoder
+  std::string image_encoder = "impala";  ///< impala (LRAM's), vil (Vision-LSTM), vit
+  std::int64_t image_dim = 192;          ///< vil, vit: width of the patches' tokens
+  std::int64_t image_blocks = 12;        ///< vil, vit: blocks; vil: single scans, not pairs
+  std::int64_t image_patch = 8;          ///< vil, vit: height = width of a patch
+  std::int64_t image_heads = 3;          ///< vit; a vil block always has 4
+  std::int64_t vil_version = 2;          ///< vil: 1 or 2 of the public package
+  std::int64_t action_slots = 8;         ///< A
   std::int64_t discrete_ids = 18;
   std::int64_t num_bins = 256;
 

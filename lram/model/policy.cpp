@@ -6,7 +6,7 @@
 
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
-#include "lram/model/impala.h"
+#include "lram/model/image_encoder.h"
 #include "lram/model/token_mask.h"
 #include "lram/tokenization/sequence.h"
 
@@ -44,9 +44,7 @@ Policy::Policy(const PolicyConfig& config) : config_(config) {
   embed_ln_ = register_module(
       "embed_ln", std::make_shared<torch::nn::LayerNormImpl>(torch::nn::LayerNormOptions({dim})));
   if (config.image_size > 0)
-    embed_image_ = register_module(
-        "embed_image",
-        std::make_shared<ImpalaEncoder>(kImageChannels, config.image_size, config.image_size, dim));
+    embed_image_ = register_module("embed_image", make_image_encoder(config));
   backbone_ = make_backbone(config);
   if (config.backbone == "xlstm") {
     const auto encoder = register_module("encoder", std::make_shared<torch::nn::Module>());

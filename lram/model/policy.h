@@ -18,7 +18,7 @@ class LinearImpl;
 }  // namespace torch::nn
 
 namespace lram::model {
-class ImpalaEncoder;
+class ImageEncoder;
 // B rows, S time steps, D embed_dim, A action slots, C classes (18 discrete ids + 256 bins).
 
 /// Inputs of a batch of windows, tokenized (lram/tokenization). Pads may hold anything. The tasks
@@ -87,7 +87,7 @@ class Policy : public torch::nn::Module {
   tokenization::TaskTable tasks_;
   std::shared_ptr<torch::nn::LinearImpl> embed_state_, embed_return_, embed_rewards_, action_net_;
   std::shared_ptr<torch::nn::LayerNormImpl> embed_ln_;
-  std::shared_ptr<ImpalaEncoder> embed_image_;  // null without images
+  std::shared_ptr<ImageEncoder> embed_image_;  // null without images
   std::shared_ptr<Backbone> backbone_;
 };
 

@@ -66,6 +66,32 @@ TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
   EXPECT_EQ(message([](auto& c) { c.backbone = "gpt2"; }),
             "model.max_episode_steps is 0, wanted 1 to 16777216");
   EXPECT_EQ(message([](auto& c) { c.cell_eps = -1.0; }), "model.cell_eps is -1, wanted 0 to 1");
+  EXPECT_EQ(message([](auto& c) { c.image_encoder = "resnet"; }),
+            "model.image_encoder is 'resnet', wanted impala or vil or vit");
+  const auto with_images = [&](const std::string& encoder,
+                               const std::function<void(PolicyConfig&)>& edit) {
+    return message([&](PolicyConfig& c) {
+      c.image_encoder = encoder;
+      c.image_size = 64;
+      edit(c);
+    });
+  };
+  for (const char* encoder : {"impala", "vil", "vit"})
+    EXPECT_EQ(with_images(encoder, [](auto&) {}), "accepted");
+  EXPECT_EQ(with_images("vil", [](auto& c) { c.image_patch = 12; }),
+            "model.image_patch is 12, which does not divide image_size (64)");
+  EXPECT_EQ(with_images("vil", [](auto& c) { c.image_patch = 65; }),
+            "model.image_patch is 65, wanted 1 to 64");
+  EXPECT_EQ(with_images("vil", [](auto& c) { c.image_dim = 30; }),
+            "model.image_dim is 30, wanted a multiple of 4 for a vil");
+  EXPECT_EQ(with_images("vil", [](auto& c) { c.image_blocks = 5; }),
+            "model.image_blocks is 5, wanted an even number: a vil of version 2 scans in pairs");
+  EXPECT_EQ(with_images("vil", [](auto& c) { c.vil_version = 3; }),
+            "model.vil_version is 3, wanted 1 to 2");
+  EXPECT_EQ(with_images("vit", [](auto& c) { c.image_heads = 5; }),
+            "model.image_heads is 5, which does not divide image_dim (192)");
+  EXPECT_EQ(with_images("vit", [](auto& c) { c.image_blocks = 0; }),
+            "model.image_blocks is 0, wanted 1 to 1024");
   for (const std::string bad : {"4", "1,1", "x", "1,,2", "-1"})
     EXPECT_NE(message([&](auto& c) { c.slstm_at = bad; }).find("model.slstm_at"), std::string::npos)
         << bad;

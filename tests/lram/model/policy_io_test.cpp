@@ -93,6 +93,33 @@ TEST_F(PolicyIo, LoadsWhatWasSavedThroughTheLink) {
   }
 }
 
+TEST_F(PolicyIo, EveryImageEncoderComesBack) {
+  for (const std::string encoder : {"impala", "vil", "vit"}) {
+    PolicyConfig config = small("xlstm");
+    config.image_encoder = encoder;
+    config.image_size = 16;
+    config.image_dim = 12;
+    config.image_blocks = 2;
+    policy_ = std::make_shared<Policy>(config);
+    policy_->set_tasks({});
+    save_policy_files(*policy_, step_);
+    write_manifest(step_);
+    const auto back = load_policy(step_);
+    EXPECT_EQ(back->config(), config);
+    WindowBatch batch;
+    batch.image = torch::randint(256, {2, 3, 3, 16, 16}, torch::kUInt8);
+    batch.return_to_go = torch::randn({2, 3});
+    batch.reward = torch::randn({2, 3});
+    EXPECT_TRUE(torch::equal(back->forward(batch).logits, policy_->forward(batch).logits))
+        << encoder;
+    edit_config([](json& c) { c["model"]["image_encoder"] = "unet"; });
+    EXPECT_SAYS(load_message(step_),
+                "config.json: model.image_encoder is 'unet', wanted impala or vil or vit");
+  }
+  edit_config([](json& c) { c["model"]["image_encoder"] = "impala"; });
+  EXPECT_SAYS(load_message(step_), "model.safetensors: no tensor 'embed_image.cnn.0.conv.weight'");
+}
+
 TEST_F(PolicyIo, AnotherArchitectureIsNamed) {
   edit_config([](json& config) { config["model"]["num_blocks"] = 3; });
   EXPECT_SAYS(load_message(step_), "model.safetensors: no tensor 'encoder.layers.blocks.2.");

@@ -34,7 +34,28 @@ std::vector<PolicyConfig> all_kinds() {
   return {small("xlstm"), small("xlstm", "1"), small("xlstm", "0,1"), small("gpt2")};
 }
 
-std::string label(const PolicyConfig& config) { return config.backbone + " " + config.slstm_at; }
+std::string label(const PolicyConfig& config) {
+  std::string text = config.backbone + " " + config.slstm_at;
+  if (config.image_size > 0)
+    text += " " + config.image_encoder + " " + std::to_string(config.vil_version);
+  return text;
+}
+
+/// One policy for each way to look at images of 12 x 12.
+std::vector<PolicyConfig> all_image_encoders() {
+  std::vector<PolicyConfig> out;
+  for (const std::string encoder : {"impala", "vil", "vil", "vit"}) {
+    PolicyConfig config = small("xlstm", "1");
+    config.image_encoder = encoder;
+    config.image_size = 12;
+    config.image_patch = 4;
+    config.image_dim = 12;
+    config.image_blocks = 2;
+    if (out.size() == 1) config.vil_version = 1;
+    out.push_back(config);
+  }
+  return out;
+}
 
 /// In float64, with weights away from zero.
 std::shared_ptr<Policy> random_policy(const PolicyConfig& config, std::uint64_t seed) {
@@ -85,8 +106,7 @@ double difference(const torch::Tensor& a, const torch::Tensor& b) {
 
 TEST(Policy, StepsOverAnEpisodeEqualForward) {
   auto kinds = all_kinds();
-  kinds.push_back(small("xlstm", "1"));
-  kinds.back().image_size = 9;
+  for (const PolicyConfig& config : all_image_encoders()) kinds.push_back(config);
   for (const PolicyConfig& config : kinds) {
     SCOPED_TRACE(label(config));
     const auto policy = random_policy(config, 1);
@@ -217,6 +237,38 @@ TEST(Policy, AnActionDoesNotSeeItsOwnReward) {
   }
 }
 
+TEST(Policy, GradientsReachEveryWeightOfAnImageEncoder) {
+  for (const PolicyConfig& config : all_image_encoders()) {
+    SCOPED_TRACE(label(config));
+    const auto policy = random_policy(config, 10);
+    WindowBatch batch = random_windows(config, 3, 4);
+    batch.begin = torch::tensor({0, 2, 1}, torch::kInt32);  // pads are no images to learn from
+    const torch::Tensor logits = policy->forward(batch).logits;
+    (logits * torch::randn_like(logits)).sum().backward();
+    for (const auto& item : policy->named_parameters()) {
+      if (!item.key().starts_with("embed_image.")) continue;
+      ASSERT_TRUE(item.value().grad().defined()) << item.key();
+      EXPECT_TRUE(item.value().grad().isfinite().all().item<bool>()) << item.key();
+      EXPECT_GT(item.value().grad().abs().max().item<double>(), 0.0) << item.key();
+    }
+  }
+}
+
+TEST(Policy, ImageEncodersTellImagesApartFromTheStart) {
+  // Behind every encoder is a LayerNorm over its features, whose eps is 1e-5: features that start
+  // near zero, as behind ViL's own classifier, would all come out alike.
+  for (PolicyConfig config : all_image_encoders()) {
+    SCOPED_TRACE(label(config));
+    config.embed_dim = 64;
+    torch::manual_seed(11);
+    Policy policy(config);
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor tokens =
+        policy.embed(random_windows(config, 16, 1)).view({16, 3, 64}).select(1, 0);
+    EXPECT_GT(tokens.std(0).mean().item<double>(), 0.01);
+  }
+}
+
 TEST(Policy, GreedyActionsAreLegal) {
   CounterRng rng(7);
   const auto policy = random_policy(small("xlstm"), 7);
@@ -277,17 +329,17 @@ TEST(Policy, WrongInputIsNamed) {
             std::string::npos)
       << message(batch);
 
-  PolicyConfig config = small("xlstm");
-  config.image_size = 9;
-  try {
-    random_policy(config, 9)->forward(batch);
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what())
-                  .find("images of shape [2, 3, 3, 8, 8], the policy wants "
-                        "[3, 9, 9]"),
-              std::string::npos)
-        << error.what();
+  for (const PolicyConfig& config : all_image_encoders()) {
+    SCOPED_TRACE(label(config));
+    try {
+      random_policy(config, 9)->forward(batch);
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what())
+                    .find("images of shape [2, 3, 3, 8, 8], the policy wants [3, 12, 12]"),
+                std::string::npos)
+          << error.what();
+    }
   }
 }
 
