@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace lram::model {
@@ -30,6 +31,21 @@ struct BackboneState {
   void copy_rows(const BackboneState& source, const torch::Tensor& rows);
 };
 
+/// One tensor of a state: what errors call it, and its shape behind the batch.
+struct StateField {
+  std::string name;
+  std::vector<std::int64_t> shape;
+};
+
+/// A state of `batch` rows, all zeros.
+BackboneState zero_state(const std::vector<StateField>& fields, std::int64_t batch,
+                         const torch::TensorOptions& options);
+
+/// Throws Error(kUsage) that names the field, its shape and the wanted one, unless `state` is empty
+/// or has these fields: a state of another model, or of another batch.
+void check_state(const char* model, const std::vector<StateField>& fields,
+                 const BackboneState& state, std::int64_t batch);
+
 /// A sequence model that continues from a state: xLSTM, or a Transformer with its cache. forward()
 /// over any pieces, chunk sizes and masks, and step() token by token, are one function up to
 /// rounding.
@@ -48,9 +64,9 @@ class Backbone : public torch::nn::Module {
   virtual Output forward(const torch::Tensor& x, const BackboneState& state,
                          const SequenceMask& mask = {}) = 0;
   /// One token, x: [B, D]; rows with `active` (bool [B], undefined = all) false keep their state
-  /// and give zeros. hidden: [B, D].
+  /// and give zeros. hidden: [B, D]. Unless overridden, forward() of a sequence of one token.
   virtual Output step(const torch::Tensor& x, const BackboneState& state,
-                      const torch::Tensor& active = {}) = 0;
+                      const torch::Tensor& active = {});
   /// forward() that replaces `state` and, where no gradients are recorded, may write into its
   /// tensors, which nobody else then shares: what an agent calls at every step. Returns hidden.
   virtual torch::Tensor advance(const torch::Tensor& x, BackboneState& state,

@@ -32,10 +32,7 @@ ConvBranch::ConvBranch(torch::nn::Module& module, const std::string& name, std::
     : weight_(add_parameter(module, name + ".weight", uniform_init({dim, 1, kernel}, kernel))),
       bias_(add_parameter(module, name + ".bias", uniform_init({dim}, kernel))) {}
 
-Tensor ConvBranch::initial_window(std::int64_t batch) const {
-  return torch::zeros({batch, weight_.size(2) - 1, weight_.size(0)},
-                      weight_.options().requires_grad(false));
-}
+StateField ConvBranch::window() const { return {"window", {weight_.size(2) - 1, weight_.size(0)}}; }
 
 Tensor ConvBranch::forward(const Tensor& x, Tensor& window, const SequenceMask& mask) const {
   CausalConvOutput out = causal_conv(x, window, weight_, bias_, mask);

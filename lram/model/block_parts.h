@@ -28,7 +28,7 @@ class ConvBranch {
   ConvBranch(torch::nn::Module& module, const std::string& name, std::int64_t dim,
              std::int64_t kernel);
 
-  torch::Tensor initial_window(std::int64_t batch) const;  ///< [B, K-1, D]
+  StateField window() const;  ///< [B, K-1, D]
   /// x: [B, T, D]; replaces the tensor `window` by another, undefined = zeros.
   torch::Tensor forward(const torch::Tensor& x, torch::Tensor& window,
                         const SequenceMask& mask) const;

@@ -14,7 +14,8 @@ using nlohmann::json;
 /// Every field with its name and meaning: what the command line, recipes and config.json share.
 template <typename Config, typename Visit>
 void visit_fields(Config& c, const Visit& visit) {
-  visit("backbone", c.backbone, "xlstm, or gpt2 (the Decision Transformer)");
+  visit("backbone", c.backbone,
+        "xlstm, xlstm_large (the block of xLSTM-7B), or gpt2 (the Decision Transformer)");
   visit("embed_dim", c.embed_dim, "width D of tokens and blocks");
   visit("num_blocks", c.num_blocks, "blocks of the backbone");
   visit("num_heads", c.num_heads, "heads of each block");
@@ -23,8 +24,13 @@ void visit_fields(Config& c, const Visit& visit) {
   visit("conv_kernel", c.conv_kernel, "xlstm: taps of the causal convolution");
   visit("qkv_blocksize", c.qkv_blocksize, "xlstm: block size of the q, k, v projections");
   visit("ffn_factor", c.ffn_factor, "xlstm: feed-forward width behind an sLSTM over D, 0 = none");
-  visit("cell_eps", c.cell_eps, "xlstm: added to the mLSTM's normaliser");
-  visit("chunk_size", c.chunk_size, "xlstm: tokens per chunk of the chunkwise form");
+  visit("input_gate", c.input_gate, "mLSTM: exp, or sigmoid");
+  visit("normalize", c.normalize, "mLSTM: divide by the normaliser; false needs sigmoid gates");
+  visit("cell_eps", c.cell_eps, "mLSTM: added to the normaliser");
+  visit("chunk_size", c.chunk_size, "mLSTM: tokens per chunk of the chunkwise form");
+  visit("qk_dim_factor", c.qk_dim_factor, "xlstm_large: width of queries and keys over D");
+  visit("swiglu_factor", c.swiglu_factor, "xlstm_large: feed-forward width over D");
+  visit("gate_soft_cap", c.gate_soft_cap, "xlstm_large: bound of the gates, 0 = none");
   visit("max_episode_steps", c.max_episode_steps,
         "gpt2: longest episode; the table of positions holds 3 tokens x 3 of it");
   visit("state_dim", c.state_dim, "width of the state vector");
@@ -68,11 +74,13 @@ void from_json(const json& in, PolicyConfig& config) {
     const auto at = in.find(name);
     if (at == in.end()) throw_error(ErrorKind::kInput, "model: no field '{}'", name);
     const bool fits = std::is_same_v<Value, std::string> ? at->is_string()
+                      : std::is_same_v<Value, bool>      ? at->is_boolean()
                       : std::is_same_v<Value, double>    ? at->is_number()
                                                          : at->is_number_integer();
     if (!fits)
       throw_error(ErrorKind::kInput, "model: field '{}' is {}, wanted {}", name, at->dump(),
                   std::is_same_v<Value, std::string> ? "a text"
+                  : std::is_same_v<Value, bool>      ? "true or false"
                   : std::is_same_v<Value, double>    ? "a number"
                                                      : "a whole number");
     value = at->template get<Value>();

@@ -10,7 +10,8 @@ namespace lram::model {
 /// Architecture of a policy. The initializers are the only defaults; a recipe's keys are
 /// `model.<field>`, and config.json's "model" object has the same names.
 struct PolicyConfig {
-  std::string backbone = "xlstm";  ///< xlstm, or gpt2 (the Decision Transformer)
+  std::string backbone =
+      "xlstm";  ///< backbone_names(): xlstm, gpt2 (the Decision Transformer), ...
   std::int64_t embed_dim = 512;
   std::int64_t num_blocks = 8;
   std::int64_t num_heads = 4;
@@ -20,8 +21,14 @@ struct PolicyConfig {
   std::int64_t conv_kernel = 4;    ///< xlstm
   std::int64_t qkv_blocksize = 4;  ///< xlstm
   double ffn_factor = 1.3;         ///< xlstm: feed-forward behind an sLSTM, 0 = none
-  double cell_eps = 1e-6;          ///< xlstm: added to the normaliser (kernels.md 1.2)
-  std::int64_t chunk_size = 64;    ///< xlstm: tokens per chunk of the chunkwise form
+  std::string input_gate = "exp";  ///< mLSTM: exp or sigmoid
+  bool normalize = true;           ///< mLSTM: false needs sigmoid input gates
+  double cell_eps = 1e-6;          ///< mLSTM: added to the normaliser (kernels.md 1.2)
+  std::int64_t chunk_size = 64;    ///< mLSTM: tokens per chunk of the chunkwise form
+
+  double qk_dim_factor = 0.5;    ///< xlstm_large: width of queries and keys over D
+  double swiglu_factor = 2.667;  ///< xlstm_large: feed-forward width over D, rounded up to 64
+  double gate_soft_cap = 15.0;   ///< xlstm_large: bound of the gates' pre-activations, 0 = none
 
   std::int64_t max_episode_steps =
       0;  ///< gpt2: longest episode trained on; the table of positions holds 3 x 3 of it

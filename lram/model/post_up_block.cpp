@@ -101,11 +101,10 @@ class PostUpBlock : public XlstmBlock {
     down_bias_ = add_parameter(*this, "ffn.proj_down.bias", torch::zeros({dim}));
   }
 
-  std::vector<Tensor> initial_state(std::int64_t batch) const override {
-    std::vector<Tensor> state = {torch::zeros({batch, cell_->num_states(), config_.embed_dim},
-                                              norm_.options().requires_grad(false))};
-    if (conv_) state.push_back(conv_->initial_window(batch));
-    return state;
+  std::vector<StateField> state_fields() const override {
+    std::vector<StateField> fields = {{"cell", {cell_->num_states(), config_.embed_dim}}};
+    if (conv_) fields.push_back(conv_->window());
+    return fields;
   }
 
   Output forward(const Tensor& x, std::span<const Tensor> state,

@@ -50,6 +50,13 @@ TokenMask resolve_mask(const SequenceMask& mask, std::int64_t batch, std::int64_
   return out;
 }
 
+SequenceMask without_trivial_parts(const SequenceMask& mask, const TokenMask& resolved) {
+  SequenceMask out;
+  if (resolved.valid.defined()) out.begin = mask.begin, out.end = mask.end;
+  if (resolved.reset.defined()) out.reset = mask.reset;
+  return out;
+}
+
 torch::Tensor zero_masked(const torch::Tensor& x, const torch::Tensor& valid) {
   if (!valid.defined()) return x;
   std::vector<std::int64_t> shape = valid.sizes().vec();

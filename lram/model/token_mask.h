@@ -21,6 +21,9 @@ struct TokenMask {
 /// count. On a CPU a mask that changes nothing comes back undefined.
 TokenMask resolve_mask(const SequenceMask& mask, std::int64_t batch, std::int64_t tokens);
 
+/// `mask` without the parts that `resolved`, which was worked out from it, found to change nothing.
+SequenceMask without_trivial_parts(const SequenceMask& mask, const TokenMask& resolved);
+
 /// `x` [B, T, ...] with zeros where a token does not count; what stood there (NaN too) is gone, and
 /// so are the gradients.
 torch::Tensor zero_masked(const torch::Tensor& x, const torch::Tensor& valid);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <numeric>
 #include <span>
 #include <utility>
 
@@ -34,6 +33,13 @@ std::vector<std::int64_t> parse_slstm_at(const std::string& text, std::int64_t n
   return out;
 }
 
+MlstmOptions mlstm_options(const PolicyConfig& config) {
+  return {.input_gate = config.input_gate == "sigmoid" ? InputGate::kSigmoid : InputGate::kExp,
+          .normalize = config.normalize,
+          .eps = config.cell_eps,
+          .chunk_size = config.chunk_size};
+}
+
 std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config) {
   const std::vector<std::int64_t> slstm_at = parse_slstm_at(config.slstm_at, config.num_blocks);
   std::vector<XlstmBlockConfig> out;
@@ -44,8 +50,7 @@ std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config) {
                    .num_heads = config.num_heads,
                    .conv_kernel = config.conv_kernel,
                    .qkv_blocksize = config.qkv_blocksize,
-                   .cell_eps = config.cell_eps,
-                   .chunk_size = config.chunk_size,
+                   .cell = mlstm_options(config),
                    .ffn_factor = config.ffn_factor,
                    .index = index,
                    .num_blocks = config.num_blocks});
@@ -61,31 +66,27 @@ XlstmBackbone::XlstmBackbone(const std::vector<XlstmBlockConfig>& blocks) {
                " has embed_dim ", config.embed_dim, ", wanted ", blocks[0].embed_dim);
     blocks_.push_back(
         list->register_module(std::to_string(blocks_.size()), make_xlstm_block(config)));
-    state_sizes_.push_back(blocks_.back()->initial_state(1).size());
+    const std::vector<StateField> fields = blocks_.back()->state_fields();
+    state_sizes_.push_back(fields.size());
+    for (const StateField& field : fields)
+      fields_.push_back(
+          {"block " + std::to_string(blocks_.size() - 1) + " " + field.name, field.shape});
   }
   norm_ = add_parameter(*this, "post_blocks_norm.weight", torch::zeros({blocks[0].embed_dim}));
 }
 
 BackboneState XlstmBackbone::initial_state(std::int64_t batch, const Tensor& first_position) const {
   (void)first_position;  // nothing here knows positions
-  BackboneState state;
-  for (const auto& block : blocks_)
-    for (Tensor& tensor : block->initial_state(batch)) state.tensors.push_back(std::move(tensor));
-  return state;
+  return zero_state(fields_, batch, norm_.options());
 }
 
 Backbone::Output XlstmBackbone::forward(const Tensor& x, const BackboneState& state,
                                         const SequenceMask& mask) {
   LRAM_CHECK(x.dim() == 3 && x.size(2) == norm_.size(0), "xLSTM: x is ", x.sizes().vec(),
              ", wanted [B, T, ", norm_.size(0), "]");
-  const std::size_t wanted =
-      std::accumulate(state_sizes_.begin(), state_sizes_.end(), std::size_t{0});
-  LRAM_CHECK(state.empty() || state.tensors.size() == wanted, "xLSTM: the state has ",
-             state.tensors.size(), " tensors, wanted ", wanted);
+  check_state("xLSTM", fields_, state, x.size(0));
   const TokenMask resolved = resolve_mask(mask, x.size(0), x.size(1));
-  SequenceMask needed;
-  if (resolved.valid.defined()) needed.begin = mask.begin, needed.end = mask.end;
-  if (resolved.reset.defined()) needed.reset = mask.reset;
+  const SequenceMask needed = without_trivial_parts(mask, resolved);
 
   Output out = {zero_masked(x, resolved.valid), {}};
   std::span<const Tensor> rest(state.tensors);
@@ -97,15 +98,6 @@ Backbone::Output XlstmBackbone::forward(const Tensor& x, const BackboneState& st
     for (Tensor& tensor : block.state) out.state.tensors.push_back(std::move(tensor));
   }
   out.hidden = zero_masked(residual_norm(out.hidden, norm_), resolved.valid);
-  return out;
-}
-
-Backbone::Output XlstmBackbone::step(const Tensor& x, const BackboneState& state,
-                                     const Tensor& active) {
-  SequenceMask mask;
-  if (active.defined()) mask.end = active.to(torch::kInt32);
-  Output out = forward(x.unsqueeze(1), state, mask);
-  out.hidden = out.hidden.squeeze(1);
   return out;
 }
 

@@ -16,6 +16,9 @@ namespace lram::model {
 /// names model.slstm_at for anything but distinct numbers below `num_blocks`.
 std::vector<std::int64_t> parse_slstm_at(const std::string& text, std::int64_t num_blocks);
 
+/// The mLSTM cell of an xLSTM policy.
+MlstmOptions mlstm_options(const PolicyConfig& config);
+
 /// One config per block of an xLSTM policy.
 std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config);
 
@@ -32,12 +35,11 @@ class XlstmBackbone : public Backbone {
                               const torch::Tensor& first_position = {}) const override;
   Output forward(const torch::Tensor& x, const BackboneState& state,
                  const SequenceMask& mask = {}) override;
-  Output step(const torch::Tensor& x, const BackboneState& state,
-              const torch::Tensor& active = {}) override;
 
  private:
   std::vector<std::shared_ptr<XlstmBlock>> blocks_;
   std::vector<std::size_t> state_sizes_;  ///< tensors per block
+  std::vector<StateField> fields_;        ///< of all of them
   torch::Tensor norm_;
 };
 

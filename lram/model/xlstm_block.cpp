@@ -46,12 +46,9 @@ class MlstmBlock : public XlstmBlock {
     down_bias_ = bias("xlstm.proj_down.bias", dim);
   }
 
-  std::vector<Tensor> initial_state(std::int64_t batch) const override {
+  std::vector<StateField> state_fields() const override {
     const std::int64_t heads = config_.num_heads, unit = config_.inner_dim() / heads;
-    const auto options = norm_.options().requires_grad(false);
-    return {torch::zeros({batch, heads, unit, unit}, options),
-            torch::zeros({batch, heads, unit}, options), torch::zeros({batch, heads}, options),
-            conv_.initial_window(batch)};
+    return {{"c", {heads, unit, unit}}, {"n", {heads, unit}}, {"m", {heads}}, conv_.window()};
   }
 
   Output forward(const Tensor& x, std::span<const Tensor> state,
@@ -66,8 +63,8 @@ class MlstmBlock : public XlstmBlock {
     const Tensor qkv = qkv_projection(conv, branches[0], qkv_, qkv_bias_);
     const auto parts = qkv.view({batch, tokens, 3 * heads, -1}).chunk(3, 2);
     const auto gates = gate_inputs(qkv).chunk(2, -1);
-    MlstmOutput cell = mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask,
-                                     {.eps = config_.cell_eps, .chunk_size = config_.chunk_size});
+    MlstmOutput cell =
+        mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask, config_.cell);
     const Tensor normed =
         at::layer_norm(cell.h, {cell.h.size(3)}, {}, {}, kBlockNormEps).view({batch, tokens, -1});
     const Tensor mixed = at::addcmul(normed * (head_norm_ + 1), skip_, conv);
@@ -103,9 +100,12 @@ void check(const XlstmBlockConfig& config) {
   if (mlstm && (config.qkv_blocksize < 1 || width % config.qkv_blocksize != 0))
     throw_error(ErrorKind::kUsage, "{}: qkv_blocksize is {}, wanted a divisor of its width {}",
                 place, config.qkv_blocksize, width);
-  if (mlstm && config.chunk_size < 1)
+  if (mlstm && config.cell.chunk_size < 1)
     throw_error(ErrorKind::kUsage, "{}: chunk_size is {}, wanted at least 1", place,
-                config.chunk_size);
+                config.cell.chunk_size);
+  if (mlstm && !config.cell.normalize && config.cell.input_gate != InputGate::kSigmoid)
+    throw_error(ErrorKind::kUsage,
+                "{}: normalize is false with exponential input gates, wanted sigmoid ones", place);
 }
 
 }  // namespace

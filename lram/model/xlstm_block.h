@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lram/model/backbone.h"
+#include "lram/model/mlstm_cell.h"
 
 namespace lram::model {
 // B rows, T tokens, D embed_dim, I inner width, H heads, d units per head.
@@ -22,8 +23,7 @@ struct XlstmBlockConfig {
   std::int64_t conv_kernel = 4;    ///< 0 = no convolution (sLSTM only)
   double proj_factor = 2.0;        ///< mLSTM: I = proj_factor * D, rounded up to 64
   std::int64_t qkv_blocksize = 4;  ///< mLSTM: blocks of the q, k, v projections
-  double cell_eps = 1e-6;          ///< mLSTM: added to the normaliser
-  std::int64_t chunk_size = 64;    ///< mLSTM: tokens per chunk of the chunkwise form
+  MlstmOptions cell = {};          ///< mLSTM
   double ffn_factor = 1.3;         ///< sLSTM: feed-forward width over D, rounded up to 64; 0 = none
   bool bias = false;               ///< of the linear maps, gates of the sLSTM excepted
   std::int64_t index = 0;          ///< place in the stack; with num_blocks it sets initial values
@@ -39,12 +39,12 @@ class XlstmBlock : public torch::nn::Module {
  public:
   struct Output {
     torch::Tensor x;                   ///< [B, T, D]
-    std::vector<torch::Tensor> state;  ///< as initial_state()
+    std::vector<torch::Tensor> state;  ///< as state_fields()
   };
 
   /// mLSTM: c [B, H, d, d], n [B, H, d], m [B, H], window [B, K-1, I]; sLSTM: cell [B, 4, D] with
   /// rows h, c, n, m, window [B, K-1, D]. All zero: a fresh start.
-  virtual std::vector<torch::Tensor> initial_state(std::int64_t batch) const = 0;
+  virtual std::vector<StateField> state_fields() const = 0;
   /// `state` empty = fresh; never written into. What a token outside the mask gives is undefined
   /// but finite, if its input is.
   virtual Output forward(const torch::Tensor& x, std::span<const torch::Tensor> state,

@@ -67,8 +67,10 @@ TEST(XlstmBlock, RefusesSizesThatDoNotDivide) {
             "mLSTM block: conv_kernel is 0, wanted at least 1");
   EXPECT_EQ(message({.embed_dim = 32, .qkv_blocksize = 5}),
             "mLSTM block: qkv_blocksize is 5, wanted a divisor of its width 64");
-  EXPECT_EQ(message({.embed_dim = 32, .chunk_size = 0}),
+  EXPECT_EQ(message({.embed_dim = 32, .cell = {.chunk_size = 0}}),
             "mLSTM block: chunk_size is 0, wanted at least 1");
+  EXPECT_EQ(message({.embed_dim = 32, .cell = {.normalize = false}}),
+            "mLSTM block: normalize is false with exponential input gates, wanted sigmoid ones");
 }
 
 }  // namespace
