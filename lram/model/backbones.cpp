@@ -5,6 +5,7 @@
 #include "lram/core/error.h"
 #include "lram/model/gpt2.h"
 #include "lram/model/xlstm_backbone.h"
+#include "lram/model/xlstm_large.h"
 #include "lram/tokenization/sequence.h"
 
 namespace lram::model {
@@ -15,11 +16,47 @@ using tokenization::kTokensPerStep;
 /// any episode of the data.
 constexpr std::int64_t kPositionHeadroom = 3;
 
-void check_xlstm(const PolicyConfig& c) {
-  check_range("conv_kernel", c.conv_kernel, 1, 1 << 10);
-  check_range("qkv_blocksize", c.qkv_blocksize, 1, 1 << 10);
+XlstmLargeConfig large_config(const PolicyConfig& config) {
+  return {.embed_dim = config.embed_dim,
+          .num_heads = config.num_heads,
+          .num_blocks = config.num_blocks,
+          .qk_dim_factor = config.qk_dim_factor,
+          .ffn_factor = config.swiglu_factor,
+          .gate_soft_cap = config.gate_soft_cap,
+          .cell = mlstm_options(config)};
+}
+
+void check_mlstm(const PolicyConfig& c) {
   check_range("chunk_size", c.chunk_size, 1, 1 << 16);
   check_range("cell_eps", c.cell_eps, 0.0, 1.0);
+  if (c.input_gate != "exp" && c.input_gate != "sigmoid")
+    throw_error(ErrorKind::kUsage, "model.input_gate is '{}', wanted exp or sigmoid", c.input_gate);
+  if (!c.normalize && c.input_gate == "exp")
+    throw_error(ErrorKind::kUsage,
+                "model.normalize is false, wanted true or else model.input_gate = sigmoid");
+}
+
+void check_xlstm_large(const PolicyConfig& c) {
+  check_mlstm(c);
+  check_range("qk_dim_factor", c.qk_dim_factor, 0.0, 64.0);
+  check_range("swiglu_factor", c.swiglu_factor, 0.0, 64.0);
+  check_range("gate_soft_cap", c.gate_soft_cap, 0.0, 1e6);
+  const XlstmLargeConfig large = large_config(c);
+  if (large.qk_dim() < 1)
+    throw_error(ErrorKind::kUsage, "model.qk_dim_factor is {}, wanted at least 1 / embed_dim ({})",
+                c.qk_dim_factor, c.embed_dim);
+  if (large.ffn_dim() < 1)
+    throw_error(ErrorKind::kUsage, "model.swiglu_factor is {}, wanted more than 0",
+                c.swiglu_factor);
+  check_divides(large.qk_dim(), "the width of queries and keys, embed_dim x qk_dim_factor",
+                "num_heads", c.num_heads);
+  check_divides(c.embed_dim, "embed_dim", "num_heads", c.num_heads);
+}
+
+void check_xlstm(const PolicyConfig& c) {
+  check_mlstm(c);
+  check_range("conv_kernel", c.conv_kernel, 1, 1 << 10);
+  check_range("qkv_blocksize", c.qkv_blocksize, 1, 1 << 10);
   check_range("ffn_factor", c.ffn_factor, 0.0, 64.0);
   const std::int64_t inner = (2 * c.embed_dim + 63) / 64 * 64;
   const char* const width = "the mLSTM's width, 2 x embed_dim rounded up to 64";
@@ -53,6 +90,10 @@ const Kind kKinds[] = {
     {"xlstm", check_xlstm,
      [](const PolicyConfig& c) -> std::shared_ptr<Backbone> {
        return std::make_shared<XlstmBackbone>(c);
+     }},
+    {"xlstm_large", check_xlstm_large,
+     [](const PolicyConfig& c) -> std::shared_ptr<Backbone> {
+       return std::make_shared<XlstmLargeBackbone>(large_config(c));
      }},
     {"gpt2", check_gpt2, make_gpt2},
 };

@@ -46,7 +46,7 @@ Policy::Policy(const PolicyConfig& config) : config_(config) {
   if (config.image_size > 0)
     embed_image_ = register_module("embed_image", make_image_encoder(config));
   backbone_ = make_backbone(config);
-  if (config.backbone == "xlstm") {
+  if (config.backbone == "xlstm" || config.backbone == "xlstm_large") {
     const auto encoder = register_module("encoder", std::make_shared<torch::nn::Module>());
     encoder->register_module("layers", backbone_);
     // LRAM's embed_bias_init "normal", which it uses for the recurrent backbones alone.

@@ -1,11 +1,13 @@
 #include "lram/model/config.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/model/backbones.h"
 
 namespace lram::model {
 namespace {
@@ -17,6 +19,8 @@ TEST(PolicyConfig, SurvivesJson) {
   config.max_episode_steps = 1000;
   config.ffn_factor = 0.1;
   config.slstm_at = "1,3";
+  config.input_gate = "sigmoid";
+  config.normalize = false;
   EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
   EXPECT_FALSE(config == PolicyConfig());
 }
@@ -27,14 +31,27 @@ TEST(PolicyConfig, OptionsFillEveryField) {
   describe(options, config);
   EXPECT_EQ(options.options().size(), json(config).size());
   const std::vector<std::string> arguments = {"--model.backbone=gpt2", "--model.embed_dim=96",
-                                              "--model.ffn_factor=2.5"};
+                                              "--model.ffn_factor=2.5", "--model.normalize=false"};
   po::variables_map values;
   po::store(po::command_line_parser(arguments).options(options).run(), values);
   po::notify(values);
   EXPECT_EQ(config.backbone, "gpt2");
   EXPECT_EQ(config.embed_dim, 96);
   EXPECT_EQ(config.ffn_factor, 2.5);
+  EXPECT_FALSE(config.normalize);
   EXPECT_EQ(config.num_blocks, PolicyConfig().num_blocks);
+}
+
+TEST(PolicyConfig, JsonOfAnotherTypeIsNamed) {
+  json config = PolicyConfig();
+  config["normalize"] = 1;
+  try {
+    config.get<PolicyConfig>();
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kInput);
+    EXPECT_STREQ(error.what(), "model: field 'normalize' is 1, wanted true or false");
+  }
 }
 
 TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
@@ -51,8 +68,9 @@ TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
     return "accepted";
   };
   EXPECT_EQ(message([](auto&) {}), "accepted");
-  EXPECT_EQ(message([](auto& c) { c.backbone = "lstm"; }),
-            "model.backbone is 'lstm', wanted xlstm or gpt2");
+  EXPECT_EQ(
+      message([](auto& c) { c.backbone = "lstm"; }),
+      "model.backbone is 'lstm', wanted " + fmt::format("{}", fmt::join(backbone_names(), " or ")));
   EXPECT_EQ(message([](auto& c) { c.embed_dim = 0; }), "model.embed_dim is 0, wanted 1 to 65536");
   EXPECT_EQ(message([](auto& c) { c.num_heads = 3; }),
             "model.num_heads is 3, which does not divide the mLSTM's width, 2 x embed_dim rounded "
@@ -92,6 +110,42 @@ TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
             "model.image_heads is 5, which does not divide image_dim (192)");
   EXPECT_EQ(with_images("vit", [](auto& c) { c.image_blocks = 0; }),
             "model.image_blocks is 0, wanted 1 to 1024");
+  EXPECT_EQ(message([](auto& c) { c.input_gate = "relu"; }),
+            "model.input_gate is 'relu', wanted exp or sigmoid");
+  EXPECT_EQ(message([](auto& c) { c.normalize = false; }),
+            "model.normalize is false, wanted true or else model.input_gate = sigmoid");
+  EXPECT_EQ(message([](auto& c) {
+              c.normalize = false;
+              c.input_gate = "sigmoid";
+            }),
+            "accepted");
+  const auto large = [&](const std::function<void(PolicyConfig&)>& edit) {
+    return message([&](PolicyConfig& c) {
+      c.backbone = "xlstm_large";
+      edit(c);
+    });
+  };
+  EXPECT_EQ(large([](auto&) {}), "accepted");
+  EXPECT_EQ(
+      large([](auto& c) { c.num_heads = 3; }),
+      "model.num_heads is 3, which does not divide the width of queries and keys, embed_dim x "
+      "qk_dim_factor (256)");
+  EXPECT_EQ(large([](auto& c) {
+              c.num_heads = 3;
+              c.embed_dim = 256;
+              c.qk_dim_factor = 0.75;
+            }),
+            "model.num_heads is 3, which does not divide embed_dim (256)");
+  EXPECT_EQ(large([](auto& c) { c.qk_dim_factor = 0.0; }),
+            "model.qk_dim_factor is 0, wanted at least 1 / embed_dim (512)");
+  EXPECT_EQ(large([](auto& c) { c.qk_dim_factor = -1.0; }),
+            "model.qk_dim_factor is -1, wanted 0 to 64");
+  EXPECT_EQ(large([](auto& c) { c.swiglu_factor = 0.0; }),
+            "model.swiglu_factor is 0, wanted more than 0");
+  EXPECT_EQ(large([](auto& c) { c.gate_soft_cap = -15.0; }),
+            "model.gate_soft_cap is -15, wanted 0 to 1000000");
+  EXPECT_EQ(large([](auto& c) { c.input_gate = "tanh"; }),
+            "model.input_gate is 'tanh', wanted exp or sigmoid");
   for (const std::string bad : {"4", "1,1", "x", "1,,2", "-1"})
     EXPECT_NE(message([&](auto& c) { c.slstm_at = bad; }).find("model.slstm_at"), std::string::npos)
         << bad;
