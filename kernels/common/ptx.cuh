@@ -93,6 +93,15 @@ __device__ inline void tma_store_4d(const void* map, const void* shared, int x, 
       "r"(shared_address(shared)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
+/// Plain bytes: a count that is a multiple of 16, both addresses aligned to 16.
+__device__ inline void bulk_load(void* shared, const void* global, std::uint32_t bytes,
+                                 std::uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
 __device__ inline void tma_store_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }

@@ -18,7 +18,7 @@ bool short_is_quicker(const MlstmProblem& p, const MlstmImplementation* short_fo
 const MlstmImplementation* find(MlstmForm form, KernelPath path) {
   const bool sm90 = path == KernelPath::kSm90;
   if (form == MlstmForm::kShort) return sm90 ? &kMlstmShortSm90 : nullptr;
-  return sm90 ? nullptr : &kMlstmLongPortable;
+  return sm90 ? &kMlstmLongSm90 : &kMlstmLongPortable;
 }
 
 void check_stride(std::int64_t stride, int size, int element_bytes, std::string_view argument,
