@@ -5,7 +5,6 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 
 #include "lram/core/error.h"
@@ -32,17 +31,6 @@ std::optional<Dtype> dtype_of(std::string_view name) {
   for (std::size_t i = 0; i < std::size(kDtypes); ++i)
     if (kDtypes[i].name == name) return static_cast<Dtype>(i);
   return std::nullopt;
-}
-
-/// Bytes of a tensor, or nothing when they do not fit 64 bits.
-std::optional<std::uint64_t> byte_size(Dtype dtype, const std::vector<std::int64_t>& shape) {
-  std::uint64_t bytes = dtype_size(dtype);
-  std::uint64_t count = 1;
-  for (std::int64_t size : shape)
-    if (__builtin_mul_overflow(count, static_cast<std::uint64_t>(size), &count))
-      return std::nullopt;
-  if (__builtin_mul_overflow(bytes, count, &bytes)) return std::nullopt;
-  return bytes;
 }
 
 struct HeaderEntry {
@@ -178,9 +166,22 @@ class HeaderReader : public nlohmann::json_sax<json> {
 std::size_t dtype_size(Dtype dtype) { return kDtypes[static_cast<std::size_t>(dtype)].size; }
 std::string_view dtype_name(Dtype dtype) { return kDtypes[static_cast<std::size_t>(dtype)].name; }
 
-SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path) {
-  const std::string where = path.string();
-  const auto bytes = file_.bytes();
+bool is_floating(Dtype dtype) {
+  return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32 ||
+         dtype == Dtype::kF64;
+}
+
+std::optional<std::uint64_t> byte_size(Dtype dtype, std::span<const std::int64_t> shape) {
+  std::uint64_t bytes = dtype_size(dtype);
+  std::uint64_t count = 1;
+  for (std::int64_t size : shape)
+    if (__builtin_mul_overflow(count, static_cast<std::uint64_t>(size), &count))
+      return std::nullopt;
+  if (__builtin_mul_overflow(bytes, count, &bytes)) return std::nullopt;
+  return bytes;
+}
+
+SafetensorsContent parse_safetensors(std::span<const std::byte> bytes, const std::string& where) {
   if (bytes.size() < kLengthBytes)
     throw_error(ErrorKind::kInput, "{}: {} bytes, a safetensors file has at least 8", where,
                 bytes.size());
@@ -196,9 +197,15 @@ SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path) {
   if (header_bytes == 0 || text[0] != '{')
     throw_error(ErrorKind::kInput, "{}: the header does not begin with '{{'", where);
 
+  // To the parser a NUL is the end of the text, whatever stands behind it.
+  if (const void* nul = std::memchr(text, 0, header_bytes))
+    throw_error(ErrorKind::kInput, "{}: the header is not valid JSON at its byte {}", where,
+                static_cast<const char*>(nul) - text + 1);
+
   HeaderReader header(where);
   json::sax_parse(text, text + header_bytes, &header);
-  metadata_ = std::move(header.metadata);
+  SafetensorsContent content;
+  content.metadata = std::move(header.metadata);
 
   auto& entries = header.entries;
   std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
@@ -232,14 +239,19 @@ SafetensorsFile::SafetensorsFile(const fs::path& path) : file_(path) {
 
   for (HeaderEntry& entry : entries) {
     entry.tensor.data = data.subspan(entry.begin, entry.end - entry.begin);
-    tensors_.push_back(std::move(entry.tensor));
+    content.tensors.push_back(std::move(entry.tensor));
   }
-  for (std::size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
+  return content;
+}
+
+SafetensorsFile::SafetensorsFile(const fs::path& path)
+    : file_(path), content_(parse_safetensors(file_.bytes(), path.string())) {
+  for (std::size_t i = 0; i < tensors().size(); ++i) index_.emplace(tensors()[i].name, i);
 }
 
 const TensorEntry* SafetensorsFile::find(std::string_view name) const {
   const auto at = index_.find(name);
-  return at == index_.end() ? nullptr : &tensors_[at->second];
+  return at == index_.end() ? nullptr : &tensors()[at->second];
 }
 
 const TensorEntry& SafetensorsFile::at(std::string_view name) const {
@@ -251,34 +263,53 @@ const TensorEntry& SafetensorsFile::at(std::string_view name) const {
 
 void write_safetensors(const fs::path& path, std::vector<TensorEntry> tensors,
                        const TensorMetadata& metadata) {
-  std::sort(tensors.begin(), tensors.end(), [](const TensorEntry& a, const TensorEntry& b) {
+  std::vector<TensorSource> sources;
+  for (TensorEntry& tensor : tensors) {
+    LRAM_CHECK(byte_size(tensor.dtype, tensor.shape) == tensor.data.size(), path.string(),
+               ": tensor '", tensor.name, "' has ", tensor.data.size(),
+               " bytes, which its shape does not want");
+    sources.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape),
+                       [data = tensor.data](OutputFile& file) { file.write(data); }});
+  }
+  stream_safetensors(path, std::move(sources), metadata);
+}
+
+void stream_safetensors(const fs::path& path, std::vector<TensorSource> tensors,
+                        const TensorMetadata& metadata) {
+  std::sort(tensors.begin(), tensors.end(), [](const TensorSource& a, const TensorSource& b) {
     return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
   });
   std::string header = "{";
   if (!metadata.empty()) header += "\"__metadata__\":" + json(metadata).dump();
   std::set<std::string_view> names;
-  std::uint64_t position = 0;
-  for (const TensorEntry& tensor : tensors) {
+  std::vector<std::uint64_t> ends;
+  for (const TensorSource& tensor : tensors) {
     LRAM_CHECK(names.insert(tensor.name).second, path.string(), ": tensor '", tensor.name,
                "' is given twice");
-    LRAM_CHECK(byte_size(tensor.dtype, tensor.shape) == tensor.data.size(), path.string(),
-               ": tensor '", tensor.name, "' has ", tensor.data.size(),
-               " bytes, which its shape does not want");
-    const std::uint64_t end = position + tensor.data.size();
+    LRAM_CHECK(tensor.name != "__metadata__", path.string(), ": no tensor can be called so");
+    const std::uint64_t begin = ends.empty() ? 0 : ends.back();
+    const auto bytes = byte_size(tensor.dtype, tensor.shape);
+    LRAM_CHECK(bytes.has_value(), path.string(), ": tensor '", tensor.name, "' is too large");
+    ends.push_back(begin + *bytes);
     if (header.size() > 1) header += ',';
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
                           json(tensor.name).dump(), dtype_name(tensor.dtype),
-                          fmt::join(tensor.shape, ","), position, end);
-    position = end;
+                          fmt::join(tensor.shape, ","), begin, ends.back());
   }
   header += '}';
   header.append((8 - header.size() % 8) % 8, ' ');
+  LRAM_CHECK(header.size() <= kMaxHeaderBytes, path.string(), ": header of ", header.size(),
+             " bytes, wanted at most ", kMaxHeaderBytes);
 
   write_file_atomically(path, [&](OutputFile& file) {
     const std::uint64_t header_bytes = header.size();
     file.write(std::as_bytes(std::span(&header_bytes, 1)));
     file.write(header);
-    for (const TensorEntry& tensor : tensors) file.write(tensor.data);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      tensors[i].write(file);
+      LRAM_CHECK(file.size() == kLengthBytes + header_bytes + ends[i], path.string(), ": tensor '",
+                 tensors[i].name, "' wrote another number of bytes than its shape wants");
+    }
   });
 }
 

@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,6 +20,9 @@ enum class Dtype { kBool, kU8, kI8, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, k
 
 std::size_t dtype_size(Dtype dtype);       ///< bytes
 std::string_view dtype_name(Dtype dtype);  ///< as in the file: "F32"
+bool is_floating(Dtype dtype);
+/// Bytes of a tensor, or nothing when they do not fit 64 bits. No size may be negative.
+std::optional<std::uint64_t> byte_size(Dtype dtype, std::span<const std::int64_t> shape);
 
 /// One tensor of a file: C order, little endian.
 struct TensorEntry {
@@ -29,9 +34,20 @@ struct TensorEntry {
 
 using TensorMetadata = std::map<std::string, std::string>;
 
-/// A safetensors file, mapped. The header is checked as a whole before a tensor is given out: its
-/// length at most 100,000,000, no key twice, shape x type without overflow, and the data covering
-/// the rest of the file without hole or overlap. Values are not looked at (NaN is the caller's).
+/// What a file of the format holds.
+struct SafetensorsContent {
+  std::vector<TensorEntry> tensors;  ///< in the order of their data
+  TensorMetadata metadata;
+};
+
+/// Checks `bytes`, a whole file, before anything but the header's own content is allocated: header
+/// of at most 100,000,000 bytes, no key twice, shape x type without overflow, the data covering the
+/// rest without hole or overlap. Values are not looked at (NaN is the caller's). The tensors' data
+/// point into `bytes`. Throws Error(kInput) that begins with `where` and names the tensor, what was
+/// found and what was wanted.
+SafetensorsContent parse_safetensors(std::span<const std::byte> bytes, const std::string& where);
+
+/// A safetensors file, mapped and checked as a whole (parse_safetensors).
 class SafetensorsFile {
  public:
   /// Throws Error(kInput) that names the file, the tensor, what was found and what was wanted.
@@ -39,17 +55,16 @@ class SafetensorsFile {
 
   const std::filesystem::path& path() const { return file_.path(); }
   /// In the order of their data. They live as long as this object.
-  const std::vector<TensorEntry>& tensors() const { return tensors_; }
+  const std::vector<TensorEntry>& tensors() const { return content_.tensors; }
   const TensorEntry* find(std::string_view name) const;  ///< null when absent
   /// Throws Error(kInput) when absent.
   const TensorEntry& at(std::string_view name) const;
-  const TensorMetadata& metadata() const { return metadata_; }
+  const TensorMetadata& metadata() const { return content_.metadata; }
 
  private:
   MappedFile file_;
-  std::vector<TensorEntry> tensors_;
+  SafetensorsContent content_;
   std::map<std::string_view, std::size_t> index_;
-  TensorMetadata metadata_;
 };
 
 /// Replaces `path` atomically (write_file_atomically). Tensors are written by descending type, then
@@ -57,5 +72,17 @@ class SafetensorsFile {
 /// that does not fit the shape, Error(kResource) when writing fails.
 void write_safetensors(const std::filesystem::path& path, std::vector<TensorEntry> tensors,
                        const TensorMetadata& metadata = {});
+
+/// A tensor of which no byte need be in memory before its turn comes.
+struct TensorSource {
+  std::string name;
+  Dtype dtype = Dtype::kF32;
+  std::vector<std::int64_t> shape;
+  std::function<void(OutputFile&)> write;  ///< called once; puts the tensor's bytes into the file
+};
+
+/// write_safetensors() for tensors that together need not fit into memory.
+void stream_safetensors(const std::filesystem::path& path, std::vector<TensorSource> tensors,
+                        const TensorMetadata& metadata = {});
 
 }  // namespace lram

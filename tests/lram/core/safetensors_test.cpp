@@ -2,11 +2,27 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <new>
+#include <set>
 #include <vector>
 
 #include "lram/core/error.h"
+#include "tests/support/bad_safetensors.h"
+
+namespace {
+std::uint64_t allocated_bytes = 0;  // by operator new, since the program's start
+}
+
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  allocated_bytes += size;
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace lram {
 namespace {
@@ -16,14 +32,9 @@ fs::path temporary(const std::string& name) {
   return fs::path(testing::TempDir()) / ("safetensors_" + name);
 }
 
-/// A file of this header and `data_bytes` zeros behind it.
-fs::path file_with(const std::string& header, std::size_t data_bytes,
-                   const std::string& name = "bad") {
-  const fs::path path = temporary(name);
-  std::ofstream out(path, std::ios::binary);
-  const std::uint64_t length = header.size();
-  out.write(reinterpret_cast<const char*>(&length), 8);
-  out << header << std::string(data_bytes, '\0');
+fs::path file_with(const std::string& header, std::size_t data_bytes) {
+  const fs::path path = temporary("made");
+  std::ofstream(path, std::ios::binary) << test::safetensors_bytes(header, data_bytes);
   return path;
 }
 
@@ -91,102 +102,50 @@ TEST(Safetensors, WriterRefusesWhatDoesNotFit) {
   EXPECT_FALSE(fs::exists(path));
 }
 
-TEST(Safetensors, RefusesAFileThatIsNotOne) {
-  const fs::path path = temporary("short");
-  std::ofstream(path) << "1234567";
-  EXPECT_NE(message(path).find("7 bytes"), std::string::npos) << message(path);
+TEST(Safetensors, RefusesWhatIsNoFile) {
   EXPECT_NE(message(temporary("absent")).find("cannot open"), std::string::npos);
-  const std::uint64_t lengths[] = {100'000'001, 100, ~std::uint64_t{0}};
-  for (const std::uint64_t length : lengths) {
-    std::ofstream out(path, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(&length), 8);
-    out << "{}      ";
-    out.close();
-    EXPECT_NE(message(path).find(fmt::format("header of {} bytes", length)), std::string::npos)
-        << message(path);
+  EXPECT_NE(message(fs::path(testing::TempDir())).find("cannot read"), std::string::npos);
+}
+
+class BadFiles : public testing::TestWithParam<test::BadFile> {};
+
+TEST_P(BadFiles, AreRefusedWithTheReason) {
+  const fs::path path = temporary("bad_" + GetParam().name);
+  std::ofstream(path, std::ios::binary) << GetParam().bytes;
+  const std::string found = message(path);
+  EXPECT_EQ(found.find(path.string() + ": "), 0u) << found;
+  EXPECT_NE(found.find(GetParam().want), std::string::npos)
+      << found << "\nrule: " << GetParam().rule;
+  fs::remove(path);
+}
+
+// What a file claims is never allocated: all that is, is of the order of the header's own bytes.
+TEST_P(BadFiles, AllocateNoMoreThanTheirHeader) {
+  const std::string& bytes = GetParam().bytes;
+  const std::uint64_t before = allocated_bytes;
+  std::uint64_t used = 0;
+  try {
+    parse_safetensors(std::as_bytes(std::span(bytes)), "file");
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    used = allocated_bytes - before;
+    EXPECT_EQ(error.kind(), ErrorKind::kInput);
+  }
+  EXPECT_LE(used, 16'384 + 16 * bytes.size());
+}
+
+INSTANTIATE_TEST_SUITE_P(Safetensors, BadFiles, testing::ValuesIn(test::bad_safetensors()),
+                         [](const auto& file) { return file.param.name; });
+
+TEST(Safetensors, SixtyBadFilesAndMoreBreakOneRuleEach) {
+  const auto files = test::bad_safetensors();
+  EXPECT_GE(files.size(), 60u);
+  std::set<std::string> names, contents;
+  for (const test::BadFile& file : files) {
+    EXPECT_TRUE(names.insert(file.name).second) << file.name;
+    EXPECT_TRUE(contents.insert(file.bytes).second) << file.name;
   }
 }
-
-struct BadHeader {
-  const char* header;
-  std::size_t data_bytes;
-  const char* want;  ///< part of the message
-};
-
-class BadHeaders : public testing::TestWithParam<BadHeader> {};
-
-TEST_P(BadHeaders, AreRefusedWithTheReason) {
-  const fs::path path = file_with(GetParam().header, GetParam().data_bytes);
-  const std::string found = message(path);
-  EXPECT_EQ(found.find(path.string()), 0u) << found;
-  EXPECT_NE(found.find(GetParam().want), std::string::npos) << found;
-}
-
-INSTANTIATE_TEST_SUITE_P(
-    Safetensors, BadHeaders,
-    testing::Values(
-        BadHeader{"", 0, "does not begin with '{'"}, BadHeader{" {}", 0, "does not begin with '{'"},
-        BadHeader{"[]", 0, "does not begin with '{'"}, BadHeader{"{", 0, "not valid JSON"},
-        BadHeader{"{}}", 0, "not valid JSON"}, BadHeader{"{\"a\":}", 0, "not valid JSON"},
-        BadHeader{"{\"\xff\":{}}", 0, "not valid JSON"},
-        BadHeader{"{}", 4, "4 bytes of data behind the header, the tensors want 0"},
-        BadHeader{R"({"a":3})", 0, "'a' is the number 3, wanted an object"},
-        BadHeader{R"({"a":null})", 0, "'a' is null"},
-        BadHeader{R"({"__metadata__":{"k":1}})", 0, "'k' is the number 1, wanted a text"},
-        BadHeader{R"({"__metadata__":{"k":{}}})", 0, "'k' is an object, wanted a text"},
-        BadHeader{R"({"__metadata__":{"k":"","k":""}})", 0, "key 'k' is there twice"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1]}})", 4, "tensor 'a': no key 'data_offsets'"},
-        BadHeader{R"({"a":{}})", 0, "tensor 'a': no key 'dtype'"},
-        BadHeader{R"({"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4,
-                  "key 'dtype' is there twice"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":[]}})", 4,
-                  "unknown key 'x'"},
-        BadHeader{R"({"a":{"dtype":"F31","shape":[1],"data_offsets":[0,4]}})", 4,
-                  "dtype 'F31' is not known"},
-        BadHeader{R"({"a":{"dtype":4,"shape":[1],"data_offsets":[0,4]}})", 4,
-                  "dtype holds the number 4"},
-        BadHeader{R"({"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}})", 4,
-                  "dtype holds an array"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":1,"data_offsets":[0,4]}})", 4,
-                  "shape holds the number 1"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4,
-                  "shape holds the number -1"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}})", 4,
-                  "shape holds the number 1.0"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}})", 4,
-                  "shape holds true"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[[1]],"data_offsets":[0,4]}})", 4,
-                  "shape holds an array"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})", 4,
-                  "size of 18446744073709551615"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4,
-                  "data_offsets has 1 numbers"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})", 4,
-                  "data_offsets has 3 numbers"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4,
-                  "4 bytes, but shape [2] of F32 wants 8"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8,
-                  "leave a hole at 0"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 8,
-                  "8 bytes of data behind the header, the tensors want 4"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 4,
-                  "4 bytes of data behind the header, the tensors want 8"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,18446744073709551615]}})", 0,
-                  "18446744073709551615 bytes, but shape [0] of F32 wants 0"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})",
-                  0, "overflows 64 bits"},
-        BadHeader{R"({"a":{"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]}})", 0,
-                  "overflows 64 bits"},
-        BadHeader{R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-                  R"("b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})",
-                  6, "tensor 'b': data_offsets [2, 6] overlap the data at 2, wanted a begin of 4"},
-        BadHeader{R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-                  R"("b":{"dtype":"U8","shape":[4],"data_offsets":[5,9]}})",
-                  9, "tensor 'b': data_offsets [5, 9] leave a hole at 4"},
-        BadHeader{R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
-                  R"("a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
-                  8, "key 'a' is there twice"},
-        BadHeader{R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}})", 4, "leave a hole"}));
 
 TEST(Safetensors, AcceptsPaddingMetadataAloneAndUnorderedKeys) {
   EXPECT_EQ(message(file_with("{}   ", 0)), "accepted");
@@ -198,6 +157,40 @@ TEST(Safetensors, AcceptsPaddingMetadataAloneAndUnorderedKeys) {
   EXPECT_EQ(file.tensors()[0].name, "a");
   EXPECT_TRUE(file.tensors()[0].shape.empty());
   EXPECT_EQ(file.tensors()[1].name, "b");
+}
+
+TEST(Safetensors, ReadsDataThatIsNotAligned) {
+  const std::string header =
+      R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"F64","shape":[1],"data_offsets":[1,9]}})";
+  std::string bytes = test::safetensors_bytes(header, 9);
+  const double value = 2.5;
+  std::memcpy(&bytes[bytes.size() - 8], &value, 8);
+  const auto content = parse_safetensors(std::as_bytes(std::span(bytes)), "file");
+  double found = 0.0;
+  std::memcpy(&found, content.tensors[1].data.data(), 8);
+  EXPECT_EQ(found, value);
+}
+
+TEST(Safetensors, StreamsTensorsInTheOrderOfTheFile) {
+  const fs::path path = temporary("stream");
+  std::string order;
+  const auto source = [&](const std::string& name, Dtype dtype, std::int64_t size, char fill) {
+    return TensorSource{
+        name, dtype, {size}, [&order, name, size, fill, dtype](OutputFile& file) {
+          order += name;
+          file.write(std::string(static_cast<std::size_t>(size) * dtype_size(dtype), fill));
+        }};
+  };
+  stream_safetensors(path, {source("b", Dtype::kU8, 3, 'b'), source("c", Dtype::kF32, 2, 'c'),
+                            source("a", Dtype::kU8, 1, 'a')});
+  EXPECT_EQ(order, "cab");
+  const SafetensorsFile file(path);
+  EXPECT_EQ(std::memcmp(file.at("b").data.data(), "bbb", 3), 0);
+  // A source that writes too little leaves no file.
+  fs::remove(path);
+  TensorSource bad{"a", Dtype::kU8, {2}, [](OutputFile& out) { out.write("x"); }};
+  EXPECT_THROW(stream_safetensors(path, {bad}), Error);
+  EXPECT_FALSE(fs::exists(path));
 }
 
 TEST(Safetensors, EveryTruncationIsRefused) {
