@@ -23,8 +23,8 @@ struct MlstmState {
 /// is quicker than chunks, chunks beyond.
 enum class MlstmForm { kAuto, kStep, kQuadratic, kChunkwise };
 
-/// What a key is weighted with: exp(i) (Beck et al. 2024), or sigmoid(i) (Beck et al. 2025,
-/// "Tiled Flash Linear Attention", Sec. 4: mLSTMsig), which needs no running maximum.
+/// What a key is weighted with: exp(i) (Beck et al. 2024, Sec. 2.3), or sigmoid(i) (mLSTMsig of
+/// Beck et al. 2025, arXiv 2503.14376; kernels.md 1.3), which needs no running maximum.
 enum class InputGate { kExp, kSigmoid };
 
 struct MlstmOptions {

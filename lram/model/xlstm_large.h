@@ -16,7 +16,7 @@ namespace lram::model {
 /// package leaves in place.
 enum class XlstmLargeInit { kTraining, kLibTorch };
 
-/// The architecture of xLSTM-7B (Beck et al. 2025, "xLSTM 7B", Sec. 3; kernels.md 1.8) in any size.
+/// The architecture of xLSTM-7B (Beck et al. 2025, arXiv 2503.13427; kernels.md 1.8) in any size.
 struct XlstmLargeConfig {
   std::int64_t embed_dim = 512;
   std::int64_t num_heads = 4;

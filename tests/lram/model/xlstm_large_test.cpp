@@ -76,6 +76,25 @@ TEST(XlstmLarge, WidthsAreThoseOfThe7BModel) {
   EXPECT_EQ(config.ffn_dim(), 10944);  // kernels.md 1.8
 }
 
+std::int64_t parameters_of(const XlstmLargeConfig& c, std::int64_t vocab_size) {
+  const std::int64_t dim = c.embed_dim;
+  const std::int64_t layer = 2 * c.qk_dim() * dim + 3 * c.v_dim() * dim +
+                             2 * c.num_heads * (dim + 1) + c.v_dim() + 3 * c.ffn_dim() * dim +
+                             2 * dim;
+  return 2 * vocab_size * dim + c.num_blocks * layer + dim;
+}
+
+TEST(XlstmLarge, ParametersAreAsManyAsPublished) {
+  const XlstmLargeConfig small = {.embed_dim = 48, .num_heads = 4, .num_blocks = 3};
+  std::int64_t counted = 0;
+  const XlstmLargeLm lm(small, /*vocab_size=*/10);
+  for (const Tensor& parameter : lm.parameters()) counted += parameter.numel();
+  EXPECT_EQ(counted, parameters_of(small, 10));
+  // The released model, 6.87e9 (kernels.md 1.8).
+  EXPECT_EQ(parameters_of({.embed_dim = 4096, .num_heads = 8, .num_blocks = 32}, 50304),
+            6'865'424'896);
+}
+
 /// bf16 holds 8 bits: at 6 its numbers lie 0.03 apart. Gates are computed in float32 all the same.
 TEST(XlstmLarge, GatesStayInFloat32UnderAutocast) {
   torch::manual_seed(3);
