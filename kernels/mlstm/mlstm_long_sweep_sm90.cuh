@@ -12,14 +12,18 @@
 ///   P = 2^(row + column) (S + bias), masked, in registers: the A operand of P z
 ///   O = ri (x Z) + P z            to h, dq, dk or dv
 ///   Z = decay Z + (u y)^T z       y transposed and weighted on its way through registers
-/// One warp loads (TMA, two stages), one warp per consumer stores O from the place of its columns
-/// of z. S is computed by both warpgroups: 9 % more products, no exchange, no common barrier.
+/// One warp loads y, z and the factors (TMA, two stages), one x, and one per consumer stores O from
+/// the place of its columns of z. S is computed by both warpgroups: 9 % more products, no exchange,
+/// no common barrier.
 namespace lram::kernels::mlstm_long {
 
 constexpr int kSharedLimit = 226 * 1024;  // dynamic; one more is SweepItem and alignment
 constexpr int kFactorBytes = kChunkFloats<false> * 4;
 constexpr int kSweepThreads = 384;
-constexpr int kProducerRegisters = 32, kConsumerRegisters = 240;  // 65,536 in all
+// 128 x 24 + 256 x 240 = 384 x 168, what the launch gives: more for either would wait for ever.
+constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+static_assert(128 * kProducerRegisters + 256 * kConsumerRegisters ==
+              kSweepThreads * (65536 / kSweepThreads / 8 * 8));
 
 struct SweepMaps {
   CUtensorMap x, y, z, out;
@@ -94,24 +98,28 @@ struct SweepItem {
   float decay;  ///< product over the chunks so far
 };
 template <Sweep kSweep>
-__device__ void sweep_item(const SweepArgs& a, int index, SweepItem& out) {
-  SweepItem item;
+__device__ void sweep_item(const SweepArgs& a, int index, SweepItem& item) {
   const int heads = a.sizes.batch * a.sizes.heads;
+  const int column = index / a.slices, part = column / heads, head = column % heads;
+  const int b = head / a.sizes.heads;
   item.slice = index % a.slices;
-  item.head = index / a.slices % heads;
-  item.part = index / a.slices / heads;
-  item.b = item.head / a.sizes.heads;
-  item.h = item.head % a.sizes.heads;
-  item.span = span_of(a.begin, a.end, item.b, a.sizes.tokens);
-  item.chunks = item.span.chunks();
-  item.from = item.part * a.chunks_per_part;
-  item.to = min(item.chunks, item.from + a.chunks_per_part);
-  const bool first = item.part == 0, last = item.to == item.chunks;
+  item.head = head;
+  item.part = part;
+  item.b = b;
+  item.h = head % a.sizes.heads;
+  const Span span = span_of(a.begin, a.end, b, a.sizes.tokens);
+  item.span = span;
+  const int chunks = span.chunks(), from = part * a.chunks_per_part;
+  const int to = min(chunks, from + a.chunks_per_part);
+  item.chunks = chunks;
+  item.from = from;
+  item.to = to;
+  const bool first = part == 0, last = to == chunks;
+  const bool ends = kIsReverse<kSweep> ? first : last;
   item.starts = kIsReverse<kSweep> ? last : first;
-  item.ends = kIsReverse<kSweep> ? first : last;
+  item.ends = ends;
+  item.runs = (from < to || first) && !(a.state_only && ends);
   item.decay = 1.0f;
-  item.runs = (item.from < item.to || item.part == 0) && !(a.state_only && item.ends);
-  out = item;
 }
 
 /// The ring's place of the n-th use, and the parity of that use.
@@ -177,7 +185,7 @@ __global__ __launch_bounds__(kSweepThreads,
   std::uint64_t* const dot_full = out_full + 2 * kStages;
   std::uint64_t* const dot_empty = dot_full + 1;
   std::uint64_t* const unused = barriers + 15;
-  __shared__ SweepItem shared_items[5];  // of the consumers, the loader, the storers
+  __shared__ SweepItem shared_items[6];  // of the consumers, then of warps 0 to 3
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (threadIdx.x == 0) {
@@ -199,7 +207,7 @@ __global__ __launch_bounds__(kSweepThreads,
 
   if (warp < 4) {
     set_max_registers_down<kProducerRegisters>();
-    SweepItem& item = shared_items[2 + warp % 3];
+    SweepItem& item = shared_items[2 + warp];
     if (warp == 0 && lane == 0) {
       int n = 0;
       for (int index = static_cast<int>(blockIdx.x); index < a.items;
@@ -212,6 +220,10 @@ __global__ __launch_bounds__(kSweepThreads,
           const RingPlace place = ring_place<kStages>(n);
           mbarrier_wait(empty + place.stage, place.parity ^ 1);
           mbarrier_arrive_expect(full + place.stage, Tiles::kStageBytes);
+          bulk_load(factor_ring + place.stage * kFactorBytes,
+                    a.factors + (static_cast<std::int64_t>(item.head) * a.sizes.chunks + chunk) *
+                                    kChunkFloats<false>,
+                    kFactorBytes, full + place.stage);
           for (int block = 0; block < kBlocks; ++block) {
             tma_load_4d(y_ring + place.stage * Tiles::kXBytes + block * 8192, &maps.y,
                         full + place.stage, 64 * block, item.h, token, item.b);
@@ -221,17 +233,23 @@ __global__ __launch_bounds__(kSweepThreads,
                         full + place.stage, item.slice * kColumns + 64 * block, item.h, token,
                         item.b);
           }
-          bulk_load(factor_ring + place.stage * kFactorBytes,
-                    a.factors + (static_cast<std::int64_t>(item.head) * a.sizes.chunks + chunk) *
-                                    kChunkFloats<false>,
-                    kFactorBytes, full + place.stage);
-          if (a.state_only) continue;
-          const RingPlace x_place = ring_place<kXStages>(n);
-          mbarrier_wait(x_empty + x_place.stage, x_place.parity ^ 1);
-          mbarrier_arrive_expect(x_full + x_place.stage, Tiles::kXBytes);
+        }
+      }
+    } else if (warp == 3 && lane == 0 && !a.state_only) {
+      int n = 0;
+      for (int index = static_cast<int>(blockIdx.x); index < a.items;
+           index += static_cast<int>(gridDim.x)) {
+        sweep_item<kSweep>(a, index, item);
+        if (!item.runs) continue;
+        for (int step = item.from; step < item.to; ++step, ++n) {
+          const int chunk = kReverse ? item.to - 1 - (step - item.from) : step;
+          const int token = item.span.begin + chunk * kChunk;
+          const RingPlace place = ring_place<kXStages>(n);
+          mbarrier_wait(x_empty + place.stage, place.parity ^ 1);
+          mbarrier_arrive_expect(x_full + place.stage, Tiles::kXBytes);
           for (int block = 0; block < kBlocks; ++block) {
-            tma_load_4d(x_ring + x_place.stage * Tiles::kXBytes + block * 8192, &maps.x,
-                        x_full + x_place.stage, 64 * block, item.h, token, item.b);
+            tma_load_4d(x_ring + place.stage * Tiles::kXBytes + block * 8192, &maps.x,
+                        x_full + place.stage, 64 * block, item.h, token, item.b);
           }
           if (kDots) {
             mbarrier_wait(dot_empty, (n & 1) ^ 1);
