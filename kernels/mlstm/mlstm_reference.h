@@ -11,10 +11,11 @@ struct MlstmReferenceInput {
   int batch = 1, tokens = 1, heads = 1, key_dim = 1, value_dim = 1;
   bool sigmoid_gate = false, normalize = true;
   double eps = 1e-6, gate_soft_cap = 0;
-  std::vector<double> q, k;              ///< [B, T, H, K]
-  std::vector<double> v;                 ///< [B, T, H, V]
-  std::vector<double> i, f;              ///< [B, T, H] pre-activations
-  std::vector<std::uint8_t> reset;       ///< [B, T]
+  bool float32 = false;             ///< compute in float32: a plain run with that type's roundings
+  std::vector<double> q, k;         ///< [B, T, H, K]
+  std::vector<double> v;            ///< [B, T, H, V]
+  std::vector<double> i, f;         ///< [B, T, H] pre-activations
+  std::vector<std::uint8_t> reset;  ///< [B, T]
   std::vector<std::int32_t> begin, end;  ///< [B]
   std::vector<double> c0, n0, m0;        ///< [B, H, K, V], [B, H, K], [B, H]
 };

@@ -96,6 +96,10 @@ class Policy : public torch::nn::Module {
 /// what was wanted. The policy is on the CPU and in evaluation mode.
 std::shared_ptr<Policy> load_policy(const std::filesystem::path& checkpoint);
 
+/// Compares names, shapes and types of a checkpoint's tensors with those of the policy that its
+/// config.json builds. Throws as load_policy(); neither checksums nor values are looked at.
+void check_policy_tensors(const std::filesystem::path& checkpoint);
+
 /// Writes config.json and model.safetensors into a folder that exists; the manifest is the
 /// caller's. Throws Error(kResource).
 void save_policy_files(const Policy& policy, const std::filesystem::path& folder);

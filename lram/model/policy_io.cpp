@@ -28,12 +28,9 @@ json read_config(const fs::path& path) {
       throw_error(ErrorKind::kInput, "{}: no field '{}'", path.string(), name);
   return config;
 }
-}  // namespace
 
-std::shared_ptr<Policy> load_policy(const fs::path& checkpoint) {
-  if (!fs::is_directory(checkpoint))
-    throw_error(ErrorKind::kInput, "{}: not a checkpoint folder", checkpoint.string());
-  verify_manifest(checkpoint, {kConfigName, kWeightsName});
+/// A policy with random weights, as config.json describes it.
+std::shared_ptr<Policy> build_policy(const fs::path& checkpoint) {
   const fs::path config_path = checkpoint / kConfigName;
   const json config = read_config(config_path);
   std::shared_ptr<Policy> policy;
@@ -43,9 +40,23 @@ std::shared_ptr<Policy> load_policy(const fs::path& checkpoint) {
   } catch (const Error& error) {
     throw_error(ErrorKind::kInput, "{}: {}", config_path.string(), error.what());
   }
+  return policy;
+}
+}  // namespace
+
+std::shared_ptr<Policy> load_policy(const fs::path& checkpoint) {
+  if (!fs::is_directory(checkpoint))
+    throw_error(ErrorKind::kInput, "{}: not a checkpoint folder", checkpoint.string());
+  verify_manifest(checkpoint, {kConfigName, kWeightsName});
+  auto policy = build_policy(checkpoint);
   load_tensors(SafetensorsFile(checkpoint / kWeightsName), named_tensors(*policy));
   policy->eval();
   return policy;
+}
+
+void check_policy_tensors(const fs::path& checkpoint) {
+  check_tensors(SafetensorsFile(checkpoint / kWeightsName),
+                named_tensors(*build_policy(checkpoint)));
 }
 
 void save_policy_files(const Policy& policy, const fs::path& folder) {

@@ -60,11 +60,11 @@ NamedTensors named_tensors(const torch::nn::Module& module) {
   return out;
 }
 
-void load_tensors(const SafetensorsFile& file, const NamedTensors& into) {
+void check_tensors(const SafetensorsFile& file, const NamedTensors& wanted) {
   const std::string where = file.path().string();
-  std::set<std::string_view> wanted;
-  for (const auto& [name, tensor] : into) {
-    wanted.insert(name);
+  std::set<std::string_view> names;
+  for (const auto& [name, tensor] : wanted) {
+    names.insert(name);
     const TensorEntry* entry = file.find(name);
     if (entry == nullptr)
       throw_error(ErrorKind::kInput, "{}: no tensor '{}', wanted one of shape [{}]", where, name,
@@ -79,17 +79,20 @@ void load_tensors(const SafetensorsFile& file, const NamedTensors& into) {
                   dtype_name(entry->dtype), dtype_name(dtype_of(tensor)));
   }
   for (const TensorEntry& entry : file.tensors())
-    if (!wanted.contains(entry.name))
+    if (!names.contains(entry.name))
       throw_error(ErrorKind::kInput,
                   "{}: tensor '{}' of shape [{}] belongs to no part of the model", where,
                   entry.name, fmt::join(entry.shape, ", "));
+}
 
+void load_tensors(const SafetensorsFile& file, const NamedTensors& into) {
+  check_tensors(file, into);
   std::vector<torch::Tensor> values;
   for (const auto& [name, tensor] : into) {
     values.push_back(to_tensor(file.at(name)));
     if (tensor.is_floating_point() && !torch::isfinite(values.back()).all().item<bool>())
-      throw_error(ErrorKind::kInput, "{}: tensor '{}' holds a value that is not finite", where,
-                  name);
+      throw_error(ErrorKind::kInput, "{}: tensor '{}' holds a value that is not finite",
+                  file.path().string(), name);
   }
   const torch::NoGradGuard no_grad;
   for (std::size_t i = 0; i < into.size(); ++i) torch::Tensor(into[i].second).copy_(values[i]);

@@ -23,6 +23,10 @@ void save_tensors(const std::filesystem::path& path, const NamedTensors& tensors
 /// Parameters and buffers of a module under their full names.
 NamedTensors named_tensors(const torch::nn::Module& module);
 
+/// The file holds a tensor for each of `wanted`, of the same name, shape and kind, and no other.
+/// Throws Error(kInput) that names the file, the tensor, what was found and what was wanted.
+void check_tensors(const SafetensorsFile& file, const NamedTensors& wanted);
+
 /// Copies the file's tensors into those of the same name and shape; floating types convert. All or
 /// nothing. Throws Error(kInput) that names the file, the tensor, what was found and what was
 /// wanted: one that is missing, not expected, of another shape or kind, or not finite.
