@@ -4,6 +4,7 @@
 
 #include "lram/core/error.h"
 #include "lram/model/gpt2.h"
+#include "lram/model/mamba.h"
 #include "lram/model/xlstm_backbone.h"
 #include "lram/model/xlstm_large.h"
 #include "lram/tokenization/sequence.h"
@@ -66,9 +67,30 @@ void check_xlstm(const PolicyConfig& c) {
     check_divides(c.embed_dim, "embed_dim, as the sLSTM needs", "num_heads", c.num_heads);
 }
 
+/// Blocks of one kind with recurrence within heads.
+void check_post_up(const PolicyConfig& c) {
+  check_range("conv_kernel", c.conv_kernel, 0, 1 << 10);
+  check_range("ffn_factor", c.ffn_factor, 0.0, 64.0);
+  check_divides(c.embed_dim, "embed_dim", "num_heads", c.num_heads);
+}
+
+template <XlstmBlockKind kind>
+std::shared_ptr<Backbone> make_post_up(const PolicyConfig& config) {
+  return std::make_shared<XlstmBackbone>(xlstm_blocks(config, kind));
+}
+
 void check_gpt2(const PolicyConfig& c) {
   check_divides(c.embed_dim, "embed_dim", "num_heads", c.num_heads);
-  check_range("max_episode_steps", c.max_episode_steps, 1, 1 << 24);
+  if (c.positions == "learned") {
+    check_range("max_episode_steps", c.max_episode_steps, 1, 1 << 24);
+  } else if (c.positions != "rope") {
+    throw_error(ErrorKind::kUsage, "model.positions is '{}', wanted learned or rope", c.positions);
+  } else if (c.embed_dim / c.num_heads % 2 != 0) {
+    throw_error(
+        ErrorKind::kUsage,
+        "model.num_heads is {}, which leaves heads of width {}, wanted an even one for rope",
+        c.num_heads, c.embed_dim / c.num_heads);
+  }
 }
 
 std::shared_ptr<Backbone> make_gpt2(const PolicyConfig& config) {
@@ -77,7 +99,16 @@ std::shared_ptr<Backbone> make_gpt2(const PolicyConfig& config) {
                  .num_heads = config.num_heads,
                  .num_blocks = config.num_blocks,
                  .window = kTokensPerStep * config.context_length,
+                 .rope = config.positions == "rope",
                  .num_positions = kTokensPerStep * kPositionHeadroom * config.max_episode_steps});
+}
+
+void check_mamba(const PolicyConfig& c) { check_range("conv_kernel", c.conv_kernel, 1, 1 << 10); }
+
+std::shared_ptr<Backbone> make_mamba(const PolicyConfig& config) {
+  return std::make_shared<MambaBackbone>(MambaConfig{.embed_dim = config.embed_dim,
+                                                     .num_blocks = config.num_blocks,
+                                                     .conv_kernel = config.conv_kernel});
 }
 
 struct Kind {
@@ -95,14 +126,19 @@ const Kind kKinds[] = {
      [](const PolicyConfig& c) -> std::shared_ptr<Backbone> {
        return std::make_shared<XlstmLargeBackbone>(large_config(c));
      }},
+    {"slstm", check_post_up, make_post_up<XlstmBlockKind::kSlstm>},
+    {"lstm", check_post_up, make_post_up<XlstmBlockKind::kLstm>},
+    {"gru", check_post_up, make_post_up<XlstmBlockKind::kGru>},
+    {"elman", check_post_up, make_post_up<XlstmBlockKind::kElman>},
+    {"mamba", check_mamba, make_mamba},
     {"gpt2", check_gpt2, make_gpt2},
 };
 
 const Kind& kind_of(const PolicyConfig& config) {
   for (const Kind& kind : kKinds)
     if (config.backbone == kind.name) return kind;
-  throw_error(ErrorKind::kUsage, "model.backbone is '{}', wanted {}", config.backbone,
-              fmt::join(backbone_names(), " or "));
+  throw_error(ErrorKind::kUsage, "model.backbone is '{}', wanted one of {}", config.backbone,
+              fmt::join(backbone_names(), ", "));
 }
 }  // namespace
 

@@ -15,15 +15,18 @@ using nlohmann::json;
 template <typename Config, typename Visit>
 void visit_fields(Config& c, const Visit& visit) {
   visit("backbone", c.backbone,
-        "xlstm, xlstm_large (the block of xLSTM-7B), or gpt2 (the Decision Transformer)");
+        "xlstm, slstm, lstm, gru, elman, xlstm_large (the block of xLSTM-7B), mamba, or gpt2 (the "
+        "Decision Transformer)");
   visit("embed_dim", c.embed_dim, "width D of tokens and blocks");
   visit("num_blocks", c.num_blocks, "blocks of the backbone");
   visit("num_heads", c.num_heads, "heads of each block");
   visit("context_length", c.context_length, "time steps of a training window");
   visit("slstm_at", c.slstm_at, "xlstm: zero-based blocks with an sLSTM, as 1,3; none = [1:0]");
-  visit("conv_kernel", c.conv_kernel, "xlstm: taps of the causal convolution");
+  visit("conv_kernel", c.conv_kernel,
+        "taps of the causal convolution; 0 = none (slstm, lstm, gru)");
   visit("qkv_blocksize", c.qkv_blocksize, "xlstm: block size of the q, k, v projections");
-  visit("ffn_factor", c.ffn_factor, "xlstm: feed-forward width behind an sLSTM over D, 0 = none");
+  visit("ffn_factor", c.ffn_factor,
+        "feed-forward width over D behind any cell but the mLSTM, 0 = none");
   visit("input_gate", c.input_gate, "mLSTM: exp, or sigmoid");
   visit("normalize", c.normalize, "mLSTM: divide by the normaliser; false needs sigmoid gates");
   visit("cell_eps", c.cell_eps, "mLSTM: added to the normaliser");
@@ -31,6 +34,7 @@ void visit_fields(Config& c, const Visit& visit) {
   visit("qk_dim_factor", c.qk_dim_factor, "xlstm_large: width of queries and keys over D");
   visit("swiglu_factor", c.swiglu_factor, "xlstm_large: feed-forward width over D");
   visit("gate_soft_cap", c.gate_soft_cap, "xlstm_large: bound of the gates, 0 = none");
+  visit("positions", c.positions, "gpt2: learned (a table) or rope (rotated queries and keys)");
   visit("max_episode_steps", c.max_episode_steps,
         "gpt2: longest episode; the table of positions holds 3 tokens x 3 of it");
   visit("state_dim", c.state_dim, "width of the state vector");

@@ -10,17 +10,18 @@ namespace lram::model {
 /// Architecture of a policy. The initializers are the only defaults; a recipe's keys are
 /// `model.<field>`, and config.json's "model" object has the same names.
 struct PolicyConfig {
-  std::string backbone =
-      "xlstm";  ///< backbone_names(): xlstm, gpt2 (the Decision Transformer), ...
+  /// xlstm; slstm, lstm, gru, elman (that cell in every block); xlstm_large (the block of
+  /// xLSTM-7B); mamba; gpt2 (the Decision Transformer)
+  std::string backbone = "xlstm";
   std::int64_t embed_dim = 512;
   std::int64_t num_blocks = 8;
   std::int64_t num_heads = 4;
   std::int64_t context_length = 50;  ///< time steps of a training window
 
   std::string slstm_at;            ///< xlstm: zero-based blocks with an sLSTM, "1,3"; "" = [1:0]
-  std::int64_t conv_kernel = 4;    ///< xlstm
+  std::int64_t conv_kernel = 4;    ///< not gpt2; slstm, lstm, gru: 0 = none
   std::int64_t qkv_blocksize = 4;  ///< xlstm
-  double ffn_factor = 1.3;         ///< xlstm: feed-forward behind an sLSTM, 0 = none
+  double ffn_factor = 1.3;         ///< feed-forward behind any cell but the mLSTM, 0 = none
   std::string input_gate = "exp";  ///< mLSTM: exp or sigmoid
   bool normalize = true;           ///< mLSTM: false needs sigmoid input gates
   double cell_eps = 1e-6;          ///< mLSTM: added to the normaliser (kernels.md 1.2)
@@ -30,8 +31,9 @@ struct PolicyConfig {
   double swiglu_factor = 2.667;  ///< xlstm_large: feed-forward width over D, rounded up to 64
   double gate_soft_cap = 15.0;   ///< xlstm_large: bound of the gates' pre-activations, 0 = none
 
+  std::string positions = "learned";  ///< gpt2: learned, or rope
   std::int64_t max_episode_steps =
-      0;  ///< gpt2: longest episode trained on; the table of positions holds 3 x 3 of it
+      0;  ///< gpt2, learned: longest episode trained on; the table of positions holds 3 x 3 of it
 
   std::int64_t state_dim = 204;  ///< width of the state vector (lram.md 1.6)
   std::int64_t image_size = 0;   ///< height = width of 3-channel images, 0 = no image encoder

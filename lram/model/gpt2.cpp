@@ -17,16 +17,26 @@ constexpr double kInitStd = 0.02;
 // State: position and seen [B] int64, then keys and values [B, H, W, D / H] of each block. `seen`
 // counts the tokens since the state was fresh; token number u of them lies in ring slot u mod W.
 constexpr std::size_t kPosition = 0, kSeen = 1, kRings = 2;
+
+constexpr double kRopeBase = 10000.0;
+
+/// Turns the pairs (j, j + d/2) of x [B, H, T, d] by angle [B, 1, T, d/2], cosine and sine given.
+torch::Tensor rotate(const torch::Tensor& x, const torch::Tensor& cosine,
+                     const torch::Tensor& sine) {
+  const auto half = x.chunk(2, -1);
+  return torch::cat({half[0] * cosine - half[1] * sine, half[1] * cosine + half[0] * sine}, -1);
+}
 }  // namespace
 
 /// Where the tokens of one call stand, the same for every block.
 struct Gpt2Backbone::Plan {
-  torch::Tensor valid;      ///< [B, T] bool, undefined = all
-  torch::Tensor position;   ///< [B, T] int64, row of wpe
-  torch::Tensor sees_new;   ///< [B, 1, T, T] bool, query by new key
-  torch::Tensor sees_ring;  ///< [B, 1, T, W] bool, undefined when no ring holds a token
-  torch::Tensor kept;       ///< [B, T] bool, tokens that are in the ring afterwards
-  torch::Tensor slot;       ///< [B, T] int64, the slot of each token
+  torch::Tensor valid;         ///< [B, T] bool, undefined = all
+  torch::Tensor position;      ///< [B, T] int64, row of wpe
+  torch::Tensor cosine, sine;  ///< [B, 1, T, d/2] of the angles of rope, undefined without it
+  torch::Tensor sees_new;      ///< [B, 1, T, T] bool, query by new key
+  torch::Tensor sees_ring;     ///< [B, 1, T, W] bool, undefined when no ring holds a token
+  torch::Tensor kept;          ///< [B, T] bool, tokens that are in the ring afterwards
+  torch::Tensor slot;          ///< [B, T] int64, the slot of each token
   torch::Tensor next_position, next_seen;  ///< [B] int64
 };
 
@@ -34,8 +44,8 @@ Gpt2Backbone::Gpt2Backbone(const Gpt2Config& config) : config_(config) {
   const std::int64_t dim = config.embed_dim;
   LRAM_CHECK(config.num_heads >= 1 && dim % config.num_heads == 0, "gpt2: embed_dim ", dim,
              " does not divide into ", config.num_heads, " heads");
-  LRAM_CHECK(config.window >= 1 && config.num_positions >= 1, "gpt2: window ", config.window,
-             ", positions ", config.num_positions, ", wanted at least 1 of each");
+  LRAM_CHECK(config.window >= 1 && (config.rope || config.num_positions >= 1), "gpt2: window ",
+             config.window, ", positions ", config.num_positions, ", wanted at least 1 of each");
   const auto affine = [&](const std::string& name, torch::Tensor weight, std::int64_t out) {
     return Affine{add_parameter(*this, name + ".weight", std::move(weight)),
                   add_parameter(*this, name + ".bias", torch::zeros({out}))};
@@ -48,8 +58,12 @@ Gpt2Backbone::Gpt2Backbone(const Gpt2Config& config) : config_(config) {
     return affine(name, torch::empty({in, out}).normal_(0.0, std), out);
   };
   const double residual_std = kInitStd / std::sqrt(2.0 * static_cast<double>(config.num_blocks));
-  positions_ = add_parameter(*this, "wpe.weight",
-                             torch::empty({config.num_positions, dim}).normal_(0.0, kInitStd));
+  if (config.rope)
+    LRAM_CHECK(dim / config.num_heads % 2 == 0, "gpt2: heads of width ", dim / config.num_heads,
+               ", rope wants an even one");
+  else
+    positions_ = add_parameter(*this, "wpe.weight",
+                               torch::empty({config.num_positions, dim}).normal_(0.0, kInitStd));
   for (std::int64_t i = 0; i < config.num_blocks; ++i) {
     const std::string h = "h." + std::to_string(i);
     blocks_.push_back({.ln_1 = norm_of(h + ".ln_1"),
@@ -64,7 +78,7 @@ Gpt2Backbone::Gpt2Backbone(const Gpt2Config& config) : config_(config) {
 
 BackboneState Gpt2Backbone::initial_state(std::int64_t batch,
                                           const torch::Tensor& first_position) const {
-  const auto options = positions_.options().requires_grad(false);
+  const auto options = ln_f_.weight.options().requires_grad(false);
   const auto integers = options.dtype(torch::kInt64);
   BackboneState state;
   state.tensors.push_back(first_position.defined() ? first_position.to(integers).clone()
@@ -72,11 +86,20 @@ BackboneState Gpt2Backbone::initial_state(std::int64_t batch,
   LRAM_CHECK(state.tensors[0].dim() == 1 && state.tensors[0].size(0) == batch,
              "gpt2: first_position has ", state.tensors[0].numel(), " entries, wanted ", batch);
   state.tensors.push_back(torch::zeros({batch}, integers));
-  const std::int64_t heads = config_.num_heads;
-  for (std::int64_t i = 0; i < 2 * config_.num_blocks; ++i)
-    state.tensors.push_back(
-        torch::zeros({batch, heads, config_.window, config_.embed_dim / heads}, options));
+  const auto fields = state_fields();
+  const BackboneState rings = zero_state({fields.begin() + kRings, fields.end()}, batch, options);
+  state.tensors.insert(state.tensors.end(), rings.tensors.begin(), rings.tensors.end());
   return state;
+}
+
+std::vector<StateField> Gpt2Backbone::state_fields() const {
+  const std::int64_t heads = config_.num_heads;
+  std::vector<StateField> fields = {{"position", {}}, {"seen", {}}};
+  for (std::int64_t i = 0; i < config_.num_blocks; ++i)
+    for (const char* ring : {" keys", " values"})
+      fields.push_back({"block " + std::to_string(i) + ring,
+                        {heads, config_.window, config_.embed_dim / heads}});
+  return fields;
 }
 
 Gpt2Backbone::Plan Gpt2Backbone::plan(const BackboneState& state, std::int64_t tokens,
@@ -134,6 +157,18 @@ Gpt2Backbone::Plan Gpt2Backbone::plan(const BackboneState& state, std::int64_t t
   plan.slot = torch::remainder(number, window);
 
   plan.position = torch::where(valid, plan.position, 0);
+  if (config_.rope) {
+    // In float64: a float32 angle of a long episode would be off by more than its neighbours.
+    const std::int64_t half = config_.embed_dim / config_.num_heads / 2;
+    const auto doubles = seen.options().dtype(torch::kDouble);
+    const torch::Tensor speed =
+        (torch::arange(half, doubles) * (-std::log(kRopeBase) / static_cast<double>(half))).exp();
+    const torch::Tensor angle =
+        (plan.position.to(torch::kDouble).unsqueeze(-1) * speed).unsqueeze(1);
+    plan.cosine = angle.cos().to(ln_f_.weight.scalar_type());
+    plan.sine = angle.sin().to(ln_f_.weight.scalar_type());
+    return plan;
+  }
   const auto largest = plan.position.max().item<std::int64_t>();
   LRAM_CHECK(largest < config_.num_positions, "gpt2: token ", largest,
              " of the episode lies behind the table of ", config_.num_positions,
@@ -165,8 +200,13 @@ torch::Tensor Gpt2Backbone::attend(const Block& block, const torch::Tensor& x, c
   const auto qkv = (torch::matmul(x, block.attention.weight) + block.attention.bias)
                        .view({batch, tokens, 3, heads, head_dim})
                        .permute({2, 0, 3, 1, 4});  // [3, B, H, T, D / H]
-  const torch::Tensor query = qkv[0] * (1.0 / std::sqrt(static_cast<double>(head_dim)));
-  const torch::Tensor new_keys = qkv[1], new_values = qkv[2];
+  torch::Tensor query = qkv[0] * (1.0 / std::sqrt(static_cast<double>(head_dim)));
+  torch::Tensor new_keys = qkv[1];
+  const torch::Tensor new_values = qkv[2];
+  if (config_.rope) {
+    query = rotate(query, plan.cosine, plan.sine);
+    new_keys = rotate(new_keys, plan.cosine, plan.sine);
+  }
 
   constexpr double kNever = -std::numeric_limits<double>::infinity();
   torch::Tensor scores =
@@ -206,19 +246,22 @@ torch::Tensor Gpt2Backbone::attend(const Block& block, const torch::Tensor& x, c
 }
 
 torch::Tensor Gpt2Backbone::run(const torch::Tensor& input, BackboneState& state,
-                                const SequenceMask& mask, bool in_place) {
+                                const SequenceMask& mask, bool in_place,
+                                std::vector<torch::Tensor>* blocks_out) {
   LRAM_CHECK(input.dim() == 3 && input.size(2) == config_.embed_dim, "gpt2: tokens of shape ",
              input.sizes().vec(), ", wanted [B, T, ", config_.embed_dim, "]");
-  LRAM_CHECK(state.tensors.size() == kRings + 2 * blocks_.size(), "gpt2: a state of ",
-             state.tensors.size(), " tensors, wanted ", kRings + 2 * blocks_.size());
+  check_state("gpt2", state_fields(), state, input.size(0));
+  if (state.empty()) state = initial_state(input.size(0));
   const Plan plan = this->plan(state, input.size(1), mask);
-  torch::Tensor x = zero_masked(input, plan.valid) + torch::embedding(positions_, plan.position);
+  torch::Tensor x = zero_masked(input, plan.valid);
+  if (positions_.defined()) x = x + torch::embedding(positions_, plan.position);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     x = x + attend(block, norm(x, block.ln_1), plan, state.tensors[kRings + 2 * i],
                    state.tensors[kRings + 2 * i + 1], in_place);
     const torch::Tensor up = torch::matmul(norm(x, block.ln_2), block.up.weight) + block.up.bias;
     x = x + torch::matmul(activate(up), block.down.weight) + block.down.bias;
+    if (blocks_out != nullptr) blocks_out->push_back(x);
   }
   state.tensors[kPosition] = plan.next_position;
   state.tensors[kSeen] = plan.next_seen;
@@ -227,17 +270,14 @@ torch::Tensor Gpt2Backbone::run(const torch::Tensor& input, BackboneState& state
 
 Backbone::Output Gpt2Backbone::forward(const torch::Tensor& x, const BackboneState& state,
                                        const SequenceMask& mask) {
-  Output out{{}, state};
-  out.hidden = run(x, out.state, mask, /*in_place=*/false);
-  return out;
+  return forward(x, state, mask, nullptr);
 }
 
-Backbone::Output Gpt2Backbone::step(const torch::Tensor& x, const BackboneState& state,
-                                    const torch::Tensor& active) {
-  SequenceMask mask;
-  if (active.defined()) mask.begin = (~active).to(torch::kInt32);
-  Output out = forward(x.unsqueeze(1), state, mask);
-  out.hidden = out.hidden.squeeze(1);
+Backbone::Output Gpt2Backbone::forward(const torch::Tensor& x, const BackboneState& state,
+                                       const SequenceMask& mask,
+                                       std::vector<torch::Tensor>* blocks_out) {
+  Output out{{}, state};
+  out.hidden = run(x, out.state, mask, /*in_place=*/false, blocks_out);
   return out;
 }
 

@@ -13,8 +13,9 @@ struct Gpt2Config {
   std::int64_t embed_dim = 512;
   std::int64_t num_heads = 8;
   std::int64_t num_blocks = 4;
-  std::int64_t window = 150;                  ///< W: a token sees itself and the W - 1 before it
-  std::int64_t num_positions = 450;           ///< rows of the table of position embeddings
+  std::int64_t window = 150;         ///< W: a token sees itself and the W - 1 before it
+  bool rope = false;                 ///< rotate queries and keys instead of adding from a table
+  std::int64_t num_positions = 450;  ///< rows of that table
   Activation activation = Activation::kGelu;  ///< LRAM's erf form; Hugging Face's default is tanh
 };
 
@@ -22,6 +23,8 @@ struct Gpt2Config {
 /// and layouts, Conv1D weights [in, out]. A token's position is its index since the episode's
 /// start, wherever the window begins. The state is a ring of the last W keys and values of each
 /// layer, so its size does not grow; forward() over any pieces equals one forward() over all.
+/// With `rope` (Su et al. 2021), features j and j + d/2 of a head are a pair that turns by
+/// position * 10000^(-2j/d) rad, as in Llama; wpe is absent and an episode may be of any length.
 class Gpt2Backbone : public Backbone {
  public:
   /// Random weights as in GPT-2: N(0, 0.02), and 0.02 / sqrt(2 num_blocks) before a residual sum.
@@ -31,11 +34,13 @@ class Gpt2Backbone : public Backbone {
 
   BackboneState initial_state(std::int64_t batch,
                               const torch::Tensor& first_position = {}) const override;
-  /// Throws Error(kUsage) when a token's position lies behind the table.
+  /// An empty state is a fresh start. Throws Error(kUsage) when a token's position lies behind the
+  /// table, if there is one.
   Output forward(const torch::Tensor& x, const BackboneState& state,
                  const SequenceMask& mask = {}) override;
-  Output step(const torch::Tensor& x, const BackboneState& state,
-              const torch::Tensor& active = {}) override;
+  /// forward() that also gives the residual stream behind every block, [B, T, D] each.
+  Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask,
+                 std::vector<torch::Tensor>* blocks_out);
   torch::Tensor advance(const torch::Tensor& x, BackboneState& state,
                         const SequenceMask& mask = {}) override;
 
@@ -48,9 +53,10 @@ class Gpt2Backbone : public Backbone {
   };
   struct Plan;
 
+  std::vector<StateField> state_fields() const;
   Plan plan(const BackboneState& state, std::int64_t tokens, const SequenceMask& mask) const;
   torch::Tensor run(const torch::Tensor& x, BackboneState& state, const SequenceMask& mask,
-                    bool in_place);
+                    bool in_place, std::vector<torch::Tensor>* blocks_out = nullptr);
   /// Attention of one block; replaces its ring.
   torch::Tensor attend(const Block& block, const torch::Tensor& x, const Plan& plan,
                        torch::Tensor& keys, torch::Tensor& values, bool in_place) const;
@@ -58,7 +64,7 @@ class Gpt2Backbone : public Backbone {
   torch::Tensor norm(const torch::Tensor& x, const Affine& affine) const;
 
   Gpt2Config config_;
-  torch::Tensor positions_;  // wpe.weight
+  torch::Tensor positions_;  // wpe.weight, undefined with rope
   std::vector<Block> blocks_;
   Affine ln_f_;
 };

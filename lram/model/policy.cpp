@@ -46,10 +46,11 @@ Policy::Policy(const PolicyConfig& config) : config_(config) {
   if (config.image_size > 0)
     embed_image_ = register_module("embed_image", make_image_encoder(config));
   backbone_ = make_backbone(config);
-  if (config.backbone == "xlstm" || config.backbone == "xlstm_large") {
+  // A Transformer and Mamba are an `encoder` of their own in LRAM.
+  if (config.backbone != "gpt2" && config.backbone != "mamba") {
     const auto encoder = register_module("encoder", std::make_shared<torch::nn::Module>());
     encoder->register_module("layers", backbone_);
-    // LRAM's embed_bias_init "normal", which it uses for the recurrent backbones alone.
+    // LRAM's embed_bias_init "normal", which it uses for the xLSTM alone.
     for (const auto& bias :
          {embed_ln_->bias, embed_state_->bias, embed_return_->bias, embed_rewards_->bias})
       torch::Tensor(bias).normal_(0.0, kInitStd);

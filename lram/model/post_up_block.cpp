@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "lram/core/error.h"
 #include "lram/model/block_linear.h"
 #include "lram/model/block_parts.h"
 #include "lram/model/named_parameter.h"
+#include "lram/model/rnn_cell.h"
 #include "lram/model/slstm_cell.h"
 
 namespace lram::model {
@@ -82,14 +85,72 @@ class SlstmPart : public PostUpCell {
   Tensor gates_[4], recurrent_, bias_;
 };
 
+/// LSTM, GRU or Elman. Initial values are those of torch.nn's (flashrnn has none of its own).
+class RnnPart : public PostUpCell {
+ public:
+  RnnPart(torch::nn::Module& block, const XlstmBlockConfig& config, RnnKind kind) : kind_(kind) {
+    const std::int64_t dim = config.embed_dim, heads = config.num_heads, unit = dim / heads;
+    const RnnGates n = rnn_gates(kind);
+    for (const char gate : input_names())
+      gates_.push_back(add_parameter(block, std::string("xlstm.") + gate + "gate.weight",
+                                     small_init({heads, unit, unit}, dim)));
+    recurrent_ = add_parameter(block, "xlstm.rnn_cell.R",
+                               uniform_init({n.recurrent, heads, unit, unit}, unit));
+    bias_ = add_parameter(block, "xlstm.rnn_cell.b", uniform_init({n.biases, heads, unit}, unit));
+  }
+
+  std::int64_t num_states() const override { return rnn_gates(kind_).states; }
+
+  Output forward(const Tensor& conv, const Tensor& plain, const Tensor& state,
+                 const SequenceMask& mask) const override {
+    const RnnOutput out =
+        rnn_forward(kind_, gate_inputs(conv, plain), recurrent_, bias_, state, mask);
+    return {out.states.select(2, 0), out.last};
+  }
+
+ private:
+  /// One letter per input gate, in the cell's order; the candidate is z (lstm, elman) or n (gru).
+  std::string_view input_names() const {
+    return kind_ == RnnKind::kLstm ? "ifzo" : kind_ == RnnKind::kGru ? "rzn" : "z";
+  }
+  /// As the sLSTM's: what decides about keeping sees the convolution, the rest does not.
+  bool sees_conv(std::size_t gate) const { return kind_ != RnnKind::kElman && gate < 2; }
+  /// In float32 under autocast too.
+  Tensor gate_inputs(const Tensor& conv, const Tensor& plain) const {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const Tensor c = conv.to(recurrent_.dtype()), y = plain.to(recurrent_.dtype());
+    std::vector<Tensor> inputs;
+    for (std::size_t i = 0; i < gates_.size(); ++i)
+      inputs.push_back(block_linear(sees_conv(i) ? c : y, gates_[i]));
+    return at::cat(inputs, -1);
+  }
+
+  RnnKind kind_;
+  std::vector<Tensor> gates_;
+  Tensor recurrent_, bias_;
+};
+
+std::unique_ptr<PostUpCell> make_cell(torch::nn::Module& block, const XlstmBlockConfig& config) {
+  switch (config.kind) {
+    case XlstmBlockKind::kLstm:
+      return std::make_unique<RnnPart>(block, config, RnnKind::kLstm);
+    case XlstmBlockKind::kGru:
+      return std::make_unique<RnnPart>(block, config, RnnKind::kGru);
+    case XlstmBlockKind::kElman:
+      return std::make_unique<RnnPart>(block, config, RnnKind::kElman);
+    default:
+      return std::make_unique<SlstmPart>(block, config);
+  }
+}
+
 class PostUpBlock : public XlstmBlock {
  public:
   explicit PostUpBlock(const XlstmBlockConfig& config) : config_(config) {
     const std::int64_t dim = config.embed_dim, ffn = config.ffn_dim();
     norm_ = add_parameter(*this, "xlstm_norm.weight", torch::zeros({dim}));
-    if (config.conv_kernel > 0)
+    if (config.conv_kernel > 0 && config.kind != XlstmBlockKind::kElman)
       conv_ = std::make_unique<ConvBranch>(*this, "xlstm.conv1d.conv", dim, config.conv_kernel);
-    cell_ = std::make_unique<SlstmPart>(*this, config);
+    cell_ = make_cell(*this, config);
     head_norm_ = add_parameter(*this, "xlstm.group_norm.weight", torch::zeros({dim}));
     if (ffn == 0) return;
     ffn_norm_ = add_parameter(*this, "ffn_norm.weight", torch::zeros({dim}));

@@ -41,11 +41,16 @@ MlstmOptions mlstm_options(const PolicyConfig& config) {
 }
 
 std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config) {
-  const std::vector<std::int64_t> slstm_at = parse_slstm_at(config.slstm_at, config.num_blocks);
+  std::vector<XlstmBlockConfig> out = xlstm_blocks(config, XlstmBlockKind::kMlstm);
+  for (const std::int64_t index : parse_slstm_at(config.slstm_at, config.num_blocks))
+    out[static_cast<std::size_t>(index)].kind = XlstmBlockKind::kSlstm;
+  return out;
+}
+
+std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config, XlstmBlockKind kind) {
   std::vector<XlstmBlockConfig> out;
-  for (std::int64_t index = 0; index < config.num_blocks; ++index) {
-    const bool slstm = std::binary_search(slstm_at.begin(), slstm_at.end(), index);
-    out.push_back({.kind = slstm ? XlstmBlockKind::kSlstm : XlstmBlockKind::kMlstm,
+  for (std::int64_t index = 0; index < config.num_blocks; ++index)
+    out.push_back({.kind = kind,
                    .embed_dim = config.embed_dim,
                    .num_heads = config.num_heads,
                    .conv_kernel = config.conv_kernel,
@@ -54,7 +59,6 @@ std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config) {
                    .ffn_factor = config.ffn_factor,
                    .index = index,
                    .num_blocks = config.num_blocks});
-  }
   return out;
 }
 

@@ -21,6 +21,8 @@ MlstmOptions mlstm_options(const PolicyConfig& config);
 
 /// One config per block of an xLSTM policy.
 std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config);
+/// The same with one kind for all blocks, whatever slstm_at says.
+std::vector<XlstmBlockConfig> xlstm_blocks(const PolicyConfig& config, XlstmBlockKind kind);
 
 /// Stack of xLSTM blocks and a final norm (Beck et al. 2024), any mixture of mLSTM and sLSTM.
 /// Weights are called as in the public xlstm package: blocks.{i}..., post_blocks_norm.weight. Its

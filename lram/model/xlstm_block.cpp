@@ -90,7 +90,9 @@ class MlstmBlock : public XlstmBlock {
 void check(const XlstmBlockConfig& config) {
   const bool mlstm = config.kind == XlstmBlockKind::kMlstm;
   const std::int64_t width = mlstm ? config.inner_dim() : config.embed_dim;
-  const char* const place = mlstm ? "mLSTM block" : "sLSTM block";
+  constexpr const char* kPlaces[] = {"mLSTM block", "sLSTM block", "LSTM block", "GRU block",
+                                     "Elman block"};
+  const char* const place = kPlaces[static_cast<std::size_t>(config.kind)];
   if (config.num_heads < 1 || width % config.num_heads != 0)
     throw_error(ErrorKind::kUsage, "{}: num_heads is {}, wanted a divisor of its width {}", place,
                 config.num_heads, width);
@@ -124,6 +126,9 @@ std::shared_ptr<XlstmBlock> make_xlstm_block(const XlstmBlockConfig& config) {
     case XlstmBlockKind::kMlstm:
       return std::make_shared<MlstmBlock>(config);
     case XlstmBlockKind::kSlstm:
+    case XlstmBlockKind::kLstm:
+    case XlstmBlockKind::kGru:
+    case XlstmBlockKind::kElman:
       return make_post_up_block(config);
   }
   throw_error(ErrorKind::kInternal, "xLSTM block kind {} is unknown",

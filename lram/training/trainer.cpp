@@ -27,10 +27,11 @@ constexpr const char* kCarriedName = "carried_state.safetensors";
 
 TrainConfig checked(const TrainConfig& config, const model::Policy& policy) {
   validate(config);
-  if (config.carry_state && policy.config().backbone != "xlstm")
-    throw_error(ErrorKind::kUsage,
-                "train.carry_state is on, but a {}'s memory is its window: wanted xlstm",
-                policy.config().backbone);
+  if (config.carry_state && policy.config().backbone == "gpt2")
+    throw_error(
+        ErrorKind::kUsage,
+        "train.carry_state is on, but a {}'s memory is its window: wanted a recurrent backbone",
+        policy.config().backbone);
   return config;
 }
 

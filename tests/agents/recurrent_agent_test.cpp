@@ -7,6 +7,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/rng.h"
+#include "lram/model/backbones.h"
 #include "lram/tokenization/action_codec.h"
 #include "lram/tokenization/observation_encoder.h"
 #include "tests/support/tiny_policy.h"
@@ -116,7 +117,7 @@ class EachBackbone : public testing::TestWithParam<std::string> {
  protected:
   std::shared_ptr<model::Policy> policy_ = test::tiny_policy(test::tiny_config(GetParam()), kTasks);
 };
-INSTANTIATE_TEST_SUITE_P(RecurrentAgent, EachBackbone, testing::Values("xlstm", "gpt2"),
+INSTANTIATE_TEST_SUITE_P(RecurrentAgent, EachBackbone, testing::ValuesIn(model::backbone_names()),
                          [](const auto& backbone) { return backbone.param; });
 
 TEST_P(EachBackbone, CarriedEqualsForwardOverTheEpisode) {

@@ -168,8 +168,8 @@ TEST_F(BadInput, ACheckpointOfAnotherArchitectureIsRefused) {
   change("num_blocks", 2);
   change("backbone", "gpt2");
   expect_failure(eval(), 3, {checkpoint_});
-  change("backbone", "lstm");
-  expect_failure(eval(), 3, {checkpoint_ / "config.json", "lstm", "xlstm"});
+  change("backbone", "rwkv");
+  expect_failure(eval(), 3, {checkpoint_ / "config.json", "rwkv", "xlstm"});
 }
 
 TEST_F(BadInput, UnknownNamesGetTheNearest) {

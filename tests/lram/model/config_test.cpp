@@ -21,6 +21,7 @@ TEST(PolicyConfig, SurvivesJson) {
   config.slstm_at = "1,3";
   config.input_gate = "sigmoid";
   config.normalize = false;
+  config.positions = "rope";
   EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
   EXPECT_FALSE(config == PolicyConfig());
 }
@@ -68,9 +69,42 @@ TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
     return "accepted";
   };
   EXPECT_EQ(message([](auto&) {}), "accepted");
-  EXPECT_EQ(
-      message([](auto& c) { c.backbone = "lstm"; }),
-      "model.backbone is 'lstm', wanted " + fmt::format("{}", fmt::join(backbone_names(), " or ")));
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "rwkv";
+            }).find("model.backbone is 'rwkv', wanted one of xlstm, "),
+            0u);
+  for (const char* backbone : {"slstm", "lstm", "gru", "elman"})
+    EXPECT_EQ(message([&](auto& c) {
+                c.backbone = backbone;
+                c.num_heads = 3;
+              }),
+              "model.num_heads is 3, which does not divide embed_dim (512)");
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "lstm";
+              c.conv_kernel = -1;
+            }),
+            "model.conv_kernel is -1, wanted 0 to 1024");
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "mamba";
+              c.conv_kernel = 0;
+            }),
+            "model.conv_kernel is 0, wanted 1 to 1024");
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "gpt2";
+              c.positions = "sine";
+            }),
+            "model.positions is 'sine', wanted learned or rope");
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "gpt2";
+              c.positions = "rope";
+              c.num_heads = 512;
+            }),
+            "model.num_heads is 512, which leaves heads of width 1, wanted an even one for rope");
+  EXPECT_EQ(message([](auto& c) {
+              c.backbone = "gpt2";
+              c.positions = "rope";
+            }),
+            "accepted");  // no table, so no longest episode
   EXPECT_EQ(message([](auto& c) { c.embed_dim = 0; }), "model.embed_dim is 0, wanted 1 to 65536");
   EXPECT_EQ(message([](auto& c) { c.num_heads = 3; }),
             "model.num_heads is 3, which does not divide the mLSTM's width, 2 x embed_dim rounded "

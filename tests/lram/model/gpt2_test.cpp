@@ -225,6 +225,60 @@ TEST(Gpt2, FirstPositionShiftsTheTable) {
   EXPECT_GT(difference(late.narrow(1, 0, 1), whole.narrow(1, 20, 1)), 1e-3);
 }
 
+Gpt2Config rotary() {
+  Gpt2Config config = small();
+  config.rope = true;
+  return config;
+}
+
+TEST(Gpt2, RopeTurnsPairsByPosition) {
+  // One head of width 2, one block; query and key are x itself, the value is [1, 0] for the token
+  // at [1, 0] and [0, 0] for [0, 1] once the norm's mean and scale are taken out.
+  Gpt2Config config;
+  config.embed_dim = 2;
+  config.num_heads = 1;
+  config.num_blocks = 1;
+  config.window = 8;
+  config.rope = true;
+  const auto backbone = std::make_shared<Gpt2Backbone>(config);
+  backbone->to(torch::kFloat64);
+  auto p = backbone->named_parameters();
+  EXPECT_EQ(p.find("wpe.weight"), nullptr);
+  const torch::NoGradGuard no_grad;
+  for (auto& item : p)
+    if (item.key().find("ln_") == std::string::npos) item.value().zero_();
+  // The norm turns [a, -a] into [1, -1] and [-a, a] into [-1, 1] (up to eps): s = +1 or -1.
+  // q = k = [s, 0]; v = [s, 0]. Its output is added to the first feature.
+  auto& attention = p["h.0.attn.c_attn.weight"];
+  for (const int column : {0, 2, 4}) attention[0][column] = 1.0;
+  p["h.0.attn.c_proj.weight"][0][0] = 1.0;
+  const double a = 1e3;  // eps is nothing beside it
+  const torch::Tensor x = torch::tensor({a, -a, -a, a, a, -a}, torch::kFloat64).view({1, 3, 2});
+  // Before ln_f the third token holds [a + v, -a], v the mean of +1, -1, +1 under weights
+  // exp(s s' cos(distance) / sqrt(2)): the second feature of a pair is 0, and speed 0 is 1 rad.
+  const double near = std::exp(-std::cos(1.0) / std::sqrt(2.0)),
+               far = std::exp(std::cos(2.0) / std::sqrt(2.0)), self = std::exp(1 / std::sqrt(2.0));
+  const double v = (far - near + self) / (far + near + self);
+  std::vector<torch::Tensor> blocks;
+  backbone->forward(x, backbone->initial_state(1), {}, &blocks);
+  EXPECT_NEAR(blocks[0][0][2][0].item<double>(), a + v, 1e-6);
+}
+
+TEST(Gpt2, RopeKnowsDistancesAlone) {
+  const auto backbone = random_backbone(rotary(), 21);
+  const torch::Tensor x = random({2, 40, 12});
+  const torch::Tensor here = backbone->forward(x, backbone->initial_state(2)).hidden;
+  const torch::Tensor late = torch::tensor({1'000'000, 7}, torch::kInt64);
+  const torch::Tensor there = backbone->forward(x, backbone->initial_state(2, late)).hidden;
+  // An angle near 1e6 rad is exact to 1e-10 in float64.
+  EXPECT_LT(difference(here, there), 1e-7);
+  const torch::Tensor swapped =
+      torch::cat({x.narrow(1, 1, 1), x.narrow(1, 0, 1), x.slice(1, 2)}, 1);
+  EXPECT_GT(difference(backbone->forward(swapped, backbone->initial_state(2)).hidden.select(1, 2),
+                       here.select(1, 2)),
+            1e-3);
+}
+
 TEST(Golden, OutputsGradientsAndCacheAreThoseOfTheReference) {
   LRAM_SKIP_WITHOUT_GOLDEN("baselines");
   const auto cases = test::golden_cases("baselines", "gpt2", [](const auto& one) {
@@ -253,17 +307,19 @@ TEST(Golden, OutputsGradientsAndCacheAreThoseOfTheReference) {
       };
       const auto backbone = build(Activation::kGeluTanh);
       const auto initial = backbone->initial_state(batch);
-      const auto out = backbone->forward(x, initial).hidden;
+      std::vector<torch::Tensor> layers;
+      const auto out = backbone->forward(x, initial, {}, &layers).hidden;
       (out * golden["probe"].to(type)).sum().backward();
-      test::expect_close(out, golden["out"], tolerance, "out");
-      test::expect_close(x.grad(), golden["grad_x"], tolerance, "grad_x");
+      golden.expect(out, "out", tolerance, name);
+      golden.expect(x.grad(), "grad_x", tolerance, name);
+      for (std::size_t i = 0; i < layers.size(); ++i)
+        golden.expect(layers[i], "layer_" + std::to_string(i), tolerance, name);
       test::expect_gradients(*backbone, golden, tolerance, "loss");
 
       const torch::NoGradGuard no_grad;
       for (const auto& [tensor, activation] :
            {std::pair("out_gelu", Activation::kGelu), std::pair("out_relu", Activation::kRelu)})
-        test::expect_close(build(activation)->forward(x, initial).hidden, golden[tensor], tolerance,
-                           tensor);
+        golden.expect(build(activation)->forward(x, initial).hidden, tensor, tolerance, name);
 
       BackboneState state = initial;
       std::vector<torch::Tensor> parts;
@@ -276,25 +332,21 @@ TEST(Golden, OutputsGradientsAndCacheAreThoseOfTheReference) {
         state = part.state;
         at += length;
       }
-      test::expect_close(torch::cat(parts, 1), golden["out_steps"], tolerance, "out_steps");
+      golden.expect(torch::cat(parts, 1), "out_steps", tolerance, name);
       for (std::int64_t i = 0; i < config.num_blocks; ++i) {
         const auto block = static_cast<std::size_t>(2 + 2 * i);  // behind position and seen
-        test::expect_close(state.tensors[block], golden["key_" + std::to_string(i)], tolerance,
-                           "keys");
-        test::expect_close(state.tensors[block + 1], golden["value_" + std::to_string(i)],
-                           tolerance, "values");
+        golden.expect(state.tensors[block], "key_" + std::to_string(i), tolerance, name);
+        golden.expect(state.tensors[block + 1], "value_" + std::to_string(i), tolerance, name);
       }
 
       SequenceMask mask;
       mask.begin = (1 - golden["pad_mask"]).sum(1).to(torch::kInt32);
-      test::expect_close(backbone->forward(x, initial, mask).hidden, golden["out_padded"],
-                         tolerance, "out_padded");
+      golden.expect(backbone->forward(x, initial, mask).hidden, "out_padded", tolerance, name);
 
       // Every position 0 is every row of the table equal to the first.
       auto& positions = *backbone->named_parameters().find("wpe.weight");
       positions.copy_(positions[0].clone().expand_as(positions));
-      test::expect_close(backbone->forward(x, initial).hidden, golden["out_position_zero"],
-                         tolerance, "out_position_zero");
+      golden.expect(backbone->forward(x, initial).hidden, "out_position_zero", tolerance, name);
     }
   }
 }

@@ -134,8 +134,8 @@ TEST_F(PolicyIo, AnotherArchitectureIsNamed) {
     config["model"]["backbone"] = "gpt2";
   });
   EXPECT_SAYS(load_message(step_), "no tensor 'encoder.wpe.weight'");
-  edit_config([](json& config) { config["model"]["backbone"] = "mamba"; });
-  EXPECT_SAYS(load_message(step_), "config.json: model.backbone is 'mamba', wanted xlstm or ");
+  edit_config([](json& config) { config["model"]["backbone"] = "rwkv"; });
+  EXPECT_SAYS(load_message(step_), "config.json: model.backbone is 'rwkv', wanted one of xlstm, ");
 }
 
 TEST_F(PolicyIo, BadConfigsAreNamed) {

@@ -8,6 +8,7 @@
 #include "lram/core/error.h"
 #include "lram/core/rng.h"
 #include "lram/model/action_loss.h"
+#include "lram/model/backbones.h"
 
 namespace lram::model {
 namespace {
@@ -31,7 +32,9 @@ PolicyConfig small(const std::string& backbone, const std::string& slstm_at = ""
 }
 
 std::vector<PolicyConfig> all_kinds() {
-  return {small("xlstm"), small("xlstm", "1"), small("xlstm", "0,1"), small("gpt2")};
+  std::vector<PolicyConfig> kinds = {small("xlstm", "1"), small("xlstm", "0,1")};
+  for (const std::string& name : backbone_names()) kinds.push_back(small(name));
+  return kinds;
 }
 
 std::string label(const PolicyConfig& config) {

@@ -33,6 +33,25 @@ TEST(XlstmBlock, InitialValuesOfTheMlstm) {
   EXPECT_EQ(p["xlstm.learnable_skip"].min().item<double>(), 1.0);
 }
 
+TEST(XlstmBlock, InitialValuesOfTheClassicCells) {
+  torch::manual_seed(2);
+  for (const auto kind : {XlstmBlockKind::kLstm, XlstmBlockKind::kGru, XlstmBlockKind::kElman}) {
+    const auto block = make_xlstm_block({.kind = kind, .embed_dim = 256, .num_heads = 4});
+    const auto p = block->named_parameters();
+    // torch.nn's LSTM, GRU and RNN: uniform in +-1 / sqrt(units), of a head here.
+    for (const char* name : {"xlstm.rnn_cell.R", "xlstm.rnn_cell.b"}) {
+      EXPECT_LE(p[name].abs().max().item<double>(), 0.125) << name;
+      EXPECT_NEAR(deviation(p[name]) / (0.125 / std::sqrt(3.0)), 1.0, 0.1) << name;
+    }
+    EXPECT_NEAR(
+        deviation(p[kind == XlstmBlockKind::kGru ? "xlstm.ngate.weight" : "xlstm.zgate.weight"]) /
+            std::sqrt(2.0 / (5 * 256)),
+        1.0, 0.05);
+    // Elman has no gate that a convolution could feed.
+    EXPECT_EQ(p.contains("xlstm.conv1d.conv.weight"), kind != XlstmBlockKind::kElman);
+  }
+}
+
 TEST(XlstmBlock, InitialValuesOfTheSlstm) {
   const auto block = make_xlstm_block({.kind = XlstmBlockKind::kSlstm,
                                        .embed_dim = 32,
