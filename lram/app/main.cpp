@@ -34,6 +34,7 @@ const std::vector<Verb> kVerbs = {
     {"data show", "task, statistics and episodes of a data set", lram::app::data_show, nullptr},
     {"data validate", "look at every value of data sets", lram::app::data_validate, nullptr},
     {"train", "a policy from data sets", nullptr, "lram-train"},
+    {"models", "parameters, state, FLOPs and bytes of the recipes", nullptr, "lram-models"},
     {"eval", "scores of a policy in the simulator", nullptr, "lram-eval"},
     {"bench step", "time per environment step against context length", nullptr, "lram-bench-step"},
     {"report", "one HTML page about a training run", lram::app::report, nullptr},

@@ -1,0 +1,163 @@
+// lram models: what the recipes' policies take. The program `lram-models`, which `lram` executes.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "lram/app/table.h"
+#include "lram/app/verb.h"
+#include "lram/core/embedded_file.h"
+#include "lram/core/error.h"
+#include "lram/core/options.h"
+#include "lram/model/cost.h"
+
+extern const lram::EmbeddedFile kRecipes[];  // lram/app/recipes, put in by the build
+
+namespace lram::app {
+namespace {
+/// Parameters in millions that lram.md 2.1 gives, of LRAM's whole model.
+struct Published {
+  const char* recipe;
+  double millions;
+};
+constexpr Published kPublished[] = {
+    {"xlstm_16m", 16.08}, {"xlstm_48m", 47.93}, {"xlstm_108m", 108.27}, {"xlstm_206m", 206.53},
+    {"dt_16m", 16.57},    {"dt_48m", 48.41},    {"dt_108m", 108.59},    {"dt_206m", 206.52},
+    {"mamba_16m", 16.70}, {"mamba_48m", 49.92}, {"mamba_108m", 112.85}, {"mamba_206m", 215.34}};
+
+/// A recipe leaves the longest episode to the data. LRAM's table has 1600 rows; 9 to a step here.
+constexpr std::int64_t kEpisodeSteps = 178;
+
+struct Row {
+  std::string recipe;
+  model::PolicyConfig config;
+  model::PolicyCost cost;
+  std::int64_t as_lram = 0;
+  std::optional<double> published;
+};
+
+Row row_of(const std::string& recipe, model::PolicyConfig config) {
+  if (config.max_episode_steps == 0) config.max_episode_steps = kEpisodeSteps;
+  Row row{recipe, config, model::policy_cost(config), model::lram_parameters(config), {}};
+  for (const Published& one : kPublished)
+    if (recipe == one.recipe) row.published = one.millions;
+  return row;
+}
+
+/// The [model] section of a recipe; its other sections are `lram train`'s.
+model::PolicyConfig read_recipe(const std::string& name, std::istream& text) {
+  model::PolicyConfig config;
+  po::options_description keys;
+  describe(keys, config);
+  po::variables_map values;
+  try {
+    const auto parsed = po::parse_config_file(text, keys, /*allow_unregistered=*/true);
+    for (const auto& option : parsed.options)
+      if (option.unregistered && option.string_key.starts_with("model."))
+        throw_error(ErrorKind::kUsage, "{}: unknown key '{}'", name, option.string_key);
+    po::store(parsed, values);
+    po::notify(values);
+  } catch (const po::error& error) {
+    throw_error(ErrorKind::kUsage, "{}: {}", name, error.what());
+  }
+  return config;
+}
+
+std::string in_millions(double count) { return fmt::format("{:.2f}", count * 1e-6); }
+
+std::string to_table(const std::vector<Row>& rows) {
+  Table table({"recipe", "backbone", "parameters M", "of backbone M", "as LRAM M", "published M",
+               "state of a row", "MFLOP/token", "MFLOP/step", "read and written/step"});
+  for (const Row& row : rows) {
+    const auto millions = [](std::int64_t count) {
+      return in_millions(static_cast<double>(count));
+    };
+    table.add({row.recipe, row.config.backbone, millions(row.cost.parameters),
+               millions(row.cost.backbone_parameters), millions(row.as_lram),
+               row.published ? fmt::format("{:.2f}", *row.published) : "-",
+               format_bytes(static_cast<std::uint64_t>(row.cost.state_bytes)),
+               millions(row.cost.flops_per_token), millions(row.cost.flops_per_step),
+               format_bytes(static_cast<std::uint64_t>(row.cost.bytes_per_step))});
+  }
+  return table.text() +
+         "\nas LRAM: with what its own model has beside (64 x 64 images, a state head, tables of "
+         "actions, times and\n1600 positions), to set beside the published count of lram.md 2.1. "
+         "State and bytes in float32, one environment.\nA step is three tokens; a Transformer's "
+         "window is full.\n";
+}
+
+nlohmann::json to_json(const Row& row) {
+  nlohmann::json json = {{"recipe", row.recipe},
+                         {"backbone", row.config.backbone},
+                         {"embed_dim", row.config.embed_dim},
+                         {"num_blocks", row.config.num_blocks},
+                         {"parameters", row.cost.parameters},
+                         {"backbone_parameters", row.cost.backbone_parameters},
+                         {"lram_parameters", row.as_lram},
+                         {"published_parameters", nullptr},
+                         {"state_bytes", row.cost.state_bytes},
+                         {"flops_per_token", row.cost.flops_per_token},
+                         {"flops_per_step", row.cost.flops_per_step},
+                         {"bytes_per_step", row.cost.bytes_per_step}};
+  if (row.published) json["published_parameters"] = *row.published * 1e6;
+  return json;
+}
+
+struct Options {
+  std::string recipe;
+  bool as_json = false;
+  model::PolicyConfig config;
+};
+
+/// False after --help. `o.config` holds the defaults of the model's keys.
+bool parse(const Args& args, Options& o) {
+  CommandLine line("lram models [--recipe FILE] [--model.KEY VALUE ...]",
+                   "Parameters, state, FLOPs and bytes of the recipes that come with lram, or of "
+                   "one policy.\nFLOPs are multiplies and adds of linear maps, convolutions and "
+                   "memory (lram/model/cost.h).");
+  line.options().add_options()("recipe", po::value(&o.recipe), "INI file of `lram train`")(
+      "json", po::bool_switch(&o.as_json), "print JSON");
+  describe(line.options(), o.config);
+  return line.parse(args);
+}
+
+int models(const Args& args) {
+  Options o;
+  if (!parse(args, o)) return 0;
+  std::vector<Row> rows;
+  if (!o.recipe.empty()) {
+    std::ifstream file(o.recipe);
+    if (!file) throw_error(ErrorKind::kUsage, "{}: cannot open the recipe", o.recipe);
+    o.config = read_recipe(o.recipe, file);
+    parse(args, o);  // once more: the command line wins over the recipe
+    rows.push_back(row_of(std::filesystem::path(o.recipe).stem(), o.config));
+  } else if (o.config != model::PolicyConfig()) {
+    rows.push_back(row_of("options", o.config));
+  } else {
+    for (const EmbeddedFile* recipe = kRecipes; recipe->name != nullptr; ++recipe) {
+      std::istringstream text(std::string(recipe->bytes.begin(), recipe->bytes.end()));
+      rows.push_back(
+          row_of(std::filesystem::path(recipe->name).stem(), read_recipe(recipe->name, text)));
+    }
+  }
+  if (o.as_json) {
+    nlohmann::json json = nlohmann::json::array();
+    for (const Row& row : rows) json.push_back(to_json(row));
+    fmt::print("{}\n", nlohmann::json{{"models", json}}.dump(1));
+  } else {
+    fmt::print("{}", to_table(rows));
+  }
+  return 0;
+}
+}  // namespace
+}  // namespace lram::app
+
+int main(int argc, char** argv) {
+  return lram::app::run_verb("lram models", lram::app::models,
+                             lram::app::Args(argv + 1, argv + argc));
+}
