@@ -81,8 +81,8 @@ const Kind kKinds[] = {
 const Kind& kind_of(const PolicyConfig& config) {
   for (const Kind& kind : kKinds)
     if (config.image_encoder == kind.name) return kind;
-  throw_error(ErrorKind::kUsage, "model.image_encoder is '{}', wanted {}", config.image_encoder,
-              fmt::join(image_encoder_names(), " or "));
+  throw_error(ErrorKind::kUsage, "model.image_encoder is '{}', wanted one of {}",
+              config.image_encoder, fmt::join(image_encoder_names(), ", "));
 }
 }  // namespace
 

@@ -1,24 +1,16 @@
 #include "lram/model/impala.h"
 
-#include <cmath>
-
 #include "lram/core/error.h"
+#include "lram/model/block_parts.h"
 #include "lram/model/named_parameter.h"
 
 namespace lram::model {
-namespace {
-/// torch's own default for convolutions: weights and bias uniform within 1 / sqrt(fan in).
-torch::Tensor uniform(std::vector<std::int64_t> shape, std::int64_t fan_in) {
-  const double bound = 1.0 / std::sqrt(static_cast<double>(fan_in));
-  return torch::empty(shape).uniform_(-bound, bound);
-}
-}  // namespace
-
 ImpalaEncoder::ImpalaEncoder(std::int64_t channels, std::int64_t height, std::int64_t width,
                              std::int64_t features, const std::vector<std::int64_t>& stage_widths) {
   const auto convolution = [&](const std::string& name, std::int64_t in, std::int64_t out) {
-    return Convolution{add_parameter(*this, name + ".weight", uniform({out, in, 3, 3}, 9 * in)),
-                       add_parameter(*this, name + ".bias", uniform({out}, 9 * in))};
+    return Convolution{
+        add_parameter(*this, name + ".weight", uniform_init({out, in, 3, 3}, 9 * in)),
+        add_parameter(*this, name + ".bias", uniform_init({out}, 9 * in))};
   };
   for (std::size_t i = 0; i < stage_widths.size(); ++i) {
     const std::string stage = "cnn." + std::to_string(i);

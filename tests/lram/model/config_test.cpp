@@ -119,7 +119,7 @@ TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
             "model.max_episode_steps is 0, wanted 1 to 16777216");
   EXPECT_EQ(message([](auto& c) { c.cell_eps = -1.0; }), "model.cell_eps is -1, wanted 0 to 1");
   EXPECT_EQ(message([](auto& c) { c.image_encoder = "resnet"; }),
-            "model.image_encoder is 'resnet', wanted impala or vil or vit");
+            "model.image_encoder is 'resnet', wanted one of impala, vil, vit");
   const auto with_images = [&](const std::string& encoder,
                                const std::function<void(PolicyConfig&)>& edit) {
     return message([&](PolicyConfig& c) {

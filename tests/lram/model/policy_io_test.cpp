@@ -114,7 +114,7 @@ TEST_F(PolicyIo, EveryImageEncoderComesBack) {
         << encoder;
     edit_config([](json& c) { c["model"]["image_encoder"] = "unet"; });
     EXPECT_SAYS(load_message(step_),
-                "config.json: model.image_encoder is 'unet', wanted impala or vil or vit");
+                "config.json: model.image_encoder is 'unet', wanted one of impala, vil, vit");
   }
   edit_config([](json& c) { c["model"]["image_encoder"] = "impala"; });
   EXPECT_SAYS(load_message(step_), "model.safetensors: no tensor 'embed_image.cnn.0.conv.weight'");
