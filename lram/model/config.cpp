@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
@@ -10,6 +11,14 @@
 namespace lram::model {
 namespace {
 using nlohmann::json;
+
+/// Fields that every config.json has. The others came later: a file without one is older than it,
+/// and its model is what the field's default says.
+const std::set<std::string> kFirstFields = {
+    "backbone",     "embed_dim",         "num_blocks", "num_heads",  "context_length",
+    "slstm_at",     "conv_kernel",       "cell_eps",   "chunk_size", "qkv_blocksize",
+    "ffn_factor",   "max_episode_steps", "state_dim",  "image_size", "action_slots",
+    "discrete_ids", "num_bins"};
 
 /// Every field with its name and meaning: what the command line, recipes and config.json share.
 template <typename Config, typename Visit>
@@ -76,7 +85,10 @@ void from_json(const json& in, PolicyConfig& config) {
     using Value = std::remove_reference_t<decltype(value)>;
     known.push_back(name);
     const auto at = in.find(name);
-    if (at == in.end()) throw_error(ErrorKind::kInput, "model: no field '{}'", name);
+    if (at == in.end()) {
+      if (kFirstFields.contains(name)) throw_error(ErrorKind::kInput, "model: no field '{}'", name);
+      return;
+    }
     const bool fits = std::is_same_v<Value, std::string> ? at->is_string()
                       : std::is_same_v<Value, bool>      ? at->is_boolean()
                       : std::is_same_v<Value, double>    ? at->is_number()

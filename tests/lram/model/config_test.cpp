@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
@@ -24,6 +25,33 @@ TEST(PolicyConfig, SurvivesJson) {
   config.positions = "rope";
   EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
   EXPECT_FALSE(config == PolicyConfig());
+}
+
+TEST(PolicyConfig, FilesThatAreOlderThanAFieldHaveItsDefault) {
+  PolicyConfig config;
+  config.embed_dim = 96;
+  const json whole = config;
+  json old = whole;
+  // What the first release wrote.
+  const std::set<std::string> first = {
+      "backbone",     "embed_dim",    "num_blocks", "num_heads",  "context_length",
+      "slstm_at",     "cell_eps",     "chunk_size", "ffn_factor", "max_episode_steps",
+      "conv_kernel",  "state_dim",    "image_size", "num_bins",   "action_slots",
+      "discrete_ids", "qkv_blocksize"};
+  for (const auto& item : whole.items())
+    if (!first.contains(item.key())) old.erase(item.key());
+  ASSERT_EQ(old.size(), first.size());
+  EXPECT_EQ(old.get<PolicyConfig>(), config);
+  for (const std::string& name : first) {
+    json damaged = old;
+    damaged.erase(name);
+    try {
+      damaged.get<PolicyConfig>();
+      ADD_FAILURE() << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.what(), "model: no field '" + name + "'");
+    }
+  }
 }
 
 TEST(PolicyConfig, OptionsFillEveryField) {
