@@ -4,8 +4,8 @@
 // <C, dC> there; dv runs backwards with dC. Both dS are formed with one order of operations, so
 // q . dq - k . dk cancels as it should.
 // Bytes at 128/256: 896 + 896 + 768 of 2 a token and head, 1.8 ms at 8 x 16 x 8192 on an H100.
+#include "kernels/mlstm/mlstm_long_launch_sm90.cuh"
 #include "kernels/mlstm/mlstm_long_sm90.h"
-#include "kernels/mlstm/mlstm_long_sweep_sm90.cuh"
 
 namespace lram::kernels::mlstm_long {
 namespace {

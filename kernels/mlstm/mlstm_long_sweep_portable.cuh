@@ -1,5 +1,5 @@
 #pragma once
-#include "kernels/mlstm/mlstm_long_gates.cuh"
+#include "kernels/mlstm/mlstm_long_rows.cuh"
 
 /// One sweep of the long form (mlstm_long.h) on plain float32 arithmetic, for every GPU from sm_80
 /// on. A block holds 16 columns of Z in shared memory and walks a head's chunks; x and y pass
