@@ -1,0 +1,169 @@
+#include "eval/probes/results.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "lram/app/table.h"
+#include "lram/core/error.h"
+#include "lram/core/file.h"
+
+namespace lram::eval::probes {
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CurvePoint, length, score)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunResult, validation, test, chance, curve, steps, tokens,
+                                   parameters, seconds, reached, diverged)
+
+void to_json(nlohmann::json& json, const RunRecord& record) {
+  json = {{"settings", record.settings},
+          {"result", record.result},
+          {"device", record.device},
+          {"hardware", record.hardware},
+          {"build", record.build}};
+}
+
+void from_json(const nlohmann::json& json, RunRecord& record) {
+  json.at("settings").get_to(record.settings);
+  json.at("result").get_to(record.result);
+  json.at("device").get_to(record.device);
+  json.at("hardware").get_to(record.hardware);
+  json.at("build").get_to(record.build);
+}
+
+namespace {
+bool better(const CellScore& group, const RunRecord& a, const RunRecord& b) {
+  return group.is_error ? a.result.validation < b.result.validation
+                        : a.result.validation > b.result.validation;
+}
+
+std::string cell_text(const CellScore& score) {
+  const int digits = score.is_error ? 4 : 3;
+  std::string text = fmt::format("{:.{}f}", score.test(), digits);
+  if (score.seeds > 1) text += fmt::format(" ({:.{}f})", score.mean, digits);
+  return text;
+}
+}  // namespace
+
+std::vector<RunRecord> read_records(const std::filesystem::path& path) {
+  std::vector<RunRecord> records;
+  if (!std::filesystem::exists(path)) return records;
+  const std::string text = read_file(path);
+  std::size_t line = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = text.find('\n', at);
+    if (end == std::string::npos) break;  // cut off while it was written
+    ++line;
+    try {
+      records.push_back(nlohmann::json::parse(text.substr(at, end - at)).get<RunRecord>());
+    } catch (const nlohmann::json::exception& error) {
+      throw_error(ErrorKind::kInput, "{}, line {}: no run that 'lram probe' wrote: {}",
+                  path.string(), line, error.what());
+    }
+    at = end + 1;
+  }
+  return records;
+}
+
+void append_record(const std::filesystem::path& path, const RunRecord& record) {
+  if (path.has_parent_path()) make_folder(path.parent_path());
+  // What a crash cut off gets a line of its own no more: it is dropped before anything is added.
+  if (std::filesystem::exists(path)) {
+    const std::string text = read_file(path);
+    if (!text.empty() && text.back() != '\n')
+      write_file_atomically(path, text.substr(0, text.rfind('\n') + 1));
+  }
+  OutputFile file(path, OutputFile::Mode::kAppend);
+  file.write(nlohmann::json(record).dump() + '\n');
+  file.sync();
+  file.close();
+}
+
+double CellScore::scaled() const {
+  const double chance = best.result.chance;
+  return std::max(0.0, (test() - chance) / (1.0 - chance));
+}
+
+std::vector<CellScore> cell_scores(const std::vector<RunRecord>& records,
+                                   const std::vector<std::string>& cells) {
+  std::vector<CellScore> out;
+  for (const std::string& task : task_names()) {
+    for (const std::string& cell : cells) {
+      CellScore score{
+          .task = task, .cell = cell, .best = {}, .is_error = make_task(task).is_real()};
+      std::map<std::uint64_t, RunRecord> by_seed;
+      for (const RunRecord& record : records) {
+        if (record.settings.task != task || record.settings.cell != cell) continue;
+        score.rates.push_back(record.settings.rate);
+        const auto [at, fresh] = by_seed.try_emplace(record.settings.seed, record);
+        if (!fresh && better(score, record, at->second)) at->second = record;
+      }
+      if (by_seed.empty()) continue;
+      std::sort(score.rates.begin(), score.rates.end());
+      score.rates.erase(std::unique(score.rates.begin(), score.rates.end()), score.rates.end());
+      score.seeds = std::ssize(by_seed);
+      for (const auto& [seed, record] : by_seed) {
+        score.mean += record.result.test / static_cast<double>(score.seeds);
+        if (&record == &by_seed.begin()->second || better(score, record, score.best))
+          score.best = record;
+      }
+      out.push_back(std::move(score));
+    }
+  }
+  return out;
+}
+
+std::string to_table(const std::vector<CellScore>& scores) {
+  std::vector<std::string> cells, tasks, header = {"task", "chance"};
+  for (const CellScore& score : scores) {
+    if (std::find(cells.begin(), cells.end(), score.cell) == cells.end())
+      cells.push_back(score.cell);
+    if (std::find(tasks.begin(), tasks.end(), score.task) == tasks.end())
+      tasks.push_back(score.task);
+  }
+  header.insert(header.end(), cells.begin(), cells.end());
+  app::Table table(header);
+  for (const std::string& task : tasks) {
+    std::vector<std::string> row = {task, ""};
+    for (const std::string& cell : cells) {
+      const auto at = std::find_if(scores.begin(), scores.end(), [&](const CellScore& score) {
+        return score.task == task && score.cell == cell;
+      });
+      row.push_back(at == scores.end() ? "-" : cell_text(*at));
+      if (at != scores.end()) {
+        row[0] = at->is_error ? task + ", error" : task;
+        row[1] = fmt::format("{:.3f}", at->best.result.chance);
+      }
+    }
+    table.add(std::move(row));
+  }
+  return table.text();
+}
+
+Plot length_plot(const std::vector<CellScore>& scores, const std::string& task) {
+  Plot plot{.title = task, .x = {.label = "length", .log = true}};
+  double chance = 0.0, top = 0.0;
+  std::vector<double> lengths;
+  for (const CellScore& score : scores) {
+    if (score.task != task) continue;
+    Series series{.name = score.cell, .markers = true};
+    for (const CurvePoint& point : score.best.result.curve) {
+      series.x.push_back(static_cast<double>(point.length));
+      series.y.push_back(point.score);
+    }
+    plot.y.label = score.is_error ? "mean squared error" : "accuracy";
+    chance = score.best.result.chance;
+    if (series.x.size() > lengths.size()) lengths = series.x;
+    top = std::max(top, score.is_error ? 2.0 * chance : 1.0);
+    plot.series.push_back(std::move(series));
+  }
+  if (plot.series.empty()) return plot;
+  plot.y.high = top;  // a model that explodes would leave nothing of the others to see
+  plot.series.push_back({.name = "chance",
+                         .x = lengths,
+                         .y = std::vector<double>(lengths.size(), chance),
+                         .dashed = true});
+  return plot;
+}
+
+}  // namespace lram::eval::probes
