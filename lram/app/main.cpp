@@ -37,6 +37,7 @@ const std::vector<Verb> kVerbs = {
     {"models", "parameters, state, FLOPs and bytes of the recipes", nullptr, "lram-models"},
     {"eval", "scores of a policy in the simulator", nullptr, "lram-eval"},
     {"bench step", "time per environment step against context length", nullptr, "lram-bench-step"},
+    {"probe", "what each cell can learn, beside the papers' claims", nullptr, "lram-probe"},
     {"report", "one HTML page about a training run", lram::app::report, nullptr},
 };
 

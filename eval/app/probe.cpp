@@ -1,0 +1,294 @@
+// lram probe: what each cell can learn. The program `lram-probe`, which `lram` executes.
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
+
+#include "eval/probes/cell.h"
+#include "eval/probes/claims.h"
+#include "eval/probes/results.h"
+#include "eval/probes/run.h"
+#include "eval/svg_plot.h"
+#include "lram/app/verb.h"
+#include "lram/core/build_info.h"
+#include "lram/core/error.h"
+#include "lram/core/file.h"
+#include "lram/core/interrupt.h"
+#include "lram/core/log.h"
+#include "lram/core/options.h"
+#include "lram/core/progress.h"
+#include "lram/training/trainer.h"
+
+namespace lram::app {
+namespace {
+using namespace eval::probes;
+
+struct Options {
+  std::string preset = "cpu", tasks, cells, rates, seeds = "0", device = "cpu", out, svg;
+  std::int64_t steps = 0;
+  int jobs = 0, threads = 1;
+  bool as_json = false, show = false;
+};
+
+/// Runs of one cell, task and seed: one learning rate after the other, until one reaches the bar.
+struct Group {
+  std::vector<RunSettings> runs;
+};
+
+double parse_number(const std::string& text, const char* option) {
+  std::size_t used = 0;
+  double value = 0.0;
+  try {
+    value = std::stod(text, &used);
+  } catch (const std::logic_error&) {
+  }
+  if (used == 0 || used != text.size() || !(value >= 0.0))
+    throw_error(ErrorKind::kUsage, "{}: '{}' is no number of 0 or more", option, text);
+  return value;
+}
+
+std::vector<std::string> chosen(const std::string& text, const char* option,
+                                const std::vector<std::string>& all,
+                                const std::vector<std::string>& known) {
+  if (text.empty()) return all;
+  std::vector<std::string> out = split_list(text, option);
+  for (const std::string& name : out)
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      throw_error(ErrorKind::kUsage, "{}: unknown '{}', known: {}", option, name,
+                  fmt::join(known, ", "));
+  return out;
+}
+
+std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
+                        const std::vector<std::string>& cells) {
+  std::vector<double> rates = preset_rates(o.preset);
+  if (!o.rates.empty()) {
+    rates.clear();
+    for (const std::string& text : split_list(o.rates, "--rates"))
+      rates.push_back(parse_number(text, "--rates"));
+  }
+  std::vector<Group> groups;
+  for (const std::string& task : tasks) {
+    RunSettings settings = preset_settings(o.preset, task);
+    if (o.steps > 0) {
+      settings.steps = o.steps;
+      settings.warmup = std::min(settings.warmup, o.steps / 10);
+    }
+    for (const std::string& seed : split_list(o.seeds, "--seeds")) {
+      settings.seed = static_cast<std::uint64_t>(parse_number(seed, "--seeds"));
+      for (const std::string& cell : cells) {
+        settings.cell = cell;
+        Group& group = groups.emplace_back();
+        for (const double rate : rates) {
+          settings.rate = rate;
+          group.runs.push_back(settings);
+        }
+        cell_config(settings);  // refuses what cannot be built before anything is trained
+      }
+    }
+  }
+  return groups;
+}
+
+/// Trains what is not yet among the records, several groups side by side.
+class Runner {
+ public:
+  Runner(const Options& options, std::vector<Group> groups)
+      : options_(options),
+        groups_(std::move(groups)),
+        device_(training::training_device(options.device)) {
+    if (!options.out.empty()) known_ = read_records(options.out);
+    hardware_ = one_line(hardware_info());
+    build_ = one_line(build_info());
+  }
+
+  /// False if a signal stopped it.
+  bool run(std::size_t jobs) {
+    std::int64_t total = 0;
+    for (const Group& group : groups_)
+      for (const RunSettings& settings : group.runs) total += settings.steps;
+    progress_.emplace("probe", total, "steps");
+    std::vector<std::thread> workers;
+    for (std::size_t i = 0; i < std::max<std::size_t>(1, std::min(jobs, groups_.size())); ++i)
+      workers.emplace_back([this] { work(); });
+    for (std::thread& worker : workers) worker.join();
+    progress_->finish();
+    if (failure_) std::rethrow_exception(failure_);
+    return !interrupted();
+  }
+
+  /// The records that this plan asks for, of this call and of earlier ones.
+  std::vector<RunRecord> records() const {
+    std::vector<RunRecord> out;
+    for (const Group& group : groups_)
+      for (const RunSettings& settings : group.runs)
+        if (const RunRecord* record = find(settings)) out.push_back(*record);
+    return out;
+  }
+
+ private:
+  const RunRecord* find(const RunSettings& settings) const {
+    const auto at = std::find_if(known_.begin(), known_.end(), [&](const RunRecord& record) {
+      return record.settings == settings;
+    });
+    return at == known_.end() ? nullptr : &*at;
+  }
+
+  void work() {
+    at::set_num_threads(options_.threads);
+    at::globalContext().setFlushDenormal(true);
+    try {
+      for (std::size_t i = next_++; i < groups_.size() && !stop(); i = next_++) work_on(groups_[i]);
+    } catch (...) {
+      const std::scoped_lock lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+
+  void work_on(const Group& group) {
+    bool reached = false;
+    for (const RunSettings& settings : group.runs) {
+      std::optional<RunRecord> record;
+      if (const std::scoped_lock lock(mutex_); const RunRecord* known = find(settings))
+        record = *known;
+      if (record || reached) {
+        advance(settings.steps, settings);
+      } else {
+        std::int64_t last = 0;
+        const auto result = run_probe(settings, device_, [&](std::int64_t steps) {
+          advance(steps - last, settings);
+          last = steps;
+          return stop();
+        });
+        if (!result) return;
+        advance(settings.steps - last, settings);
+        record = RunRecord{settings, *result, options_.device, hardware_, build_};
+        keep(*record);
+      }
+      reached = reached || (record && record->result.reached);
+    }
+  }
+
+  void advance(std::int64_t steps, const RunSettings& settings) {
+    const std::scoped_lock lock(mutex_);
+    done_ += steps;
+    progress_->update(done_, settings.task + " " + settings.cell);
+  }
+
+  void keep(const RunRecord& record) {
+    const std::scoped_lock lock(mutex_);
+    known_.push_back(record);
+    if (!options_.out.empty()) append_record(options_.out, record);
+    const RunSettings& s = record.settings;
+    log_info("probe", "task", s.task, "cell", s.cell, "seed", s.seed, "rate", s.rate, "steps",
+             record.result.steps, "validation", record.result.validation, "test",
+             record.result.test, "seconds", fmt::format("{:.1f}", record.result.seconds));
+  }
+
+  bool stop() {
+    if (interrupted()) return true;
+    const std::scoped_lock lock(mutex_);
+    return failure_ != nullptr;
+  }
+
+  const Options& options_;
+  std::vector<Group> groups_;
+  torch::Device device_;
+  std::string hardware_, build_;
+  std::mutex mutex_;  // of what follows
+  std::vector<RunRecord> known_;
+  std::optional<Progress> progress_;
+  std::int64_t done_ = 0;
+  std::exception_ptr failure_;
+  std::atomic<std::size_t> next_{0};
+};
+
+nlohmann::json to_json(const std::vector<RunRecord>& records,
+                       const std::vector<Verdict>& verdicts) {
+  nlohmann::json claims = nlohmann::json::array();
+  for (const Verdict& v : verdicts)
+    claims.push_back({{"task", v.task},
+                      {"cell", v.cell},
+                      {"claim", v.claim},
+                      {"paper", v.source},
+                      {"measured", v.measured},
+                      {"verdict", to_string(v.kind)},
+                      {"reason", v.reason}});
+  return {{"runs", records}, {"claims", std::move(claims)}};
+}
+
+int probe(const Args& args) {
+  Options o;
+  CommandLine line(
+      "lram probe [--preset cpu|full] [--task T,..] [--cell C,..] [--out FILE]",
+      "Trains small models on tasks that each ask for one ability, and tests them on longer "
+      "sequences: which cell\ncan keep a state (parity, modular_arithmetic, s3), recall, revise "
+      "what it stored, run on beyond its training.\nPrints scores by cell and task, and for each "
+      "claim of the papers whether the figures bear it out.\nCells: mlstm, xlstm and slstm are "
+      "xLSTM[1:0], [1:1] and [0:1]. Every cell may try each learning rate, until one\nreaches the "
+      "bar on validation sequences; the best of them is shown.");
+  line.options().add_options()("preset", po::value(&o.preset)->default_value(o.preset),
+                               "cpu: minutes per task on two cores; full: the published recipe")(
+      "task", po::value(&o.tasks), "which tasks, comma-separated (default: those of the preset)")(
+      "cell", po::value(&o.cells), "which cells (default: all)")(
+      "seeds", po::value(&o.seeds)->default_value(o.seeds), "seeds of data and initial weights")(
+      "rates", po::value(&o.rates), "learning rates instead of the preset's")(
+      "steps", po::value(&o.steps)->default_value(o.steps),
+      "training steps instead of the preset's, 0 = as there")(
+      "device", po::value(&o.device)->default_value(o.device), "cpu, cuda or cuda:N")(
+      "jobs", po::value(&o.jobs)->default_value(o.jobs),
+      "models that are trained side by side, 0 = one per core")(
+      "threads", po::value(&o.threads)->default_value(o.threads), "CPU threads of each")(
+      "out", po::value(&o.out),
+      "add every finished run to this file, and skip those that it holds")(
+      "show", po::bool_switch(&o.show), "train nothing, show what --out holds")(
+      "svg", po::value(&o.svg), "folder for one plot per task, score against length")(
+      "json", po::bool_switch(&o.as_json), "print runs and verdicts as JSON");
+  if (!line.parse(args)) return 0;
+  LRAM_CHECK(o.steps >= 0, "--steps is ", o.steps, ", wanted 0 or more");
+  LRAM_CHECK(o.jobs >= 0 && o.threads >= 1, "--jobs is ", o.jobs, " and --threads ", o.threads,
+             ", wanted 0 or more and 1 or more");
+  if (o.show && o.out.empty())
+    throw_error(ErrorKind::kUsage, "--show needs --out, the file that it shows");
+
+  const auto cells = chosen(o.cells, "--cell", cell_names(), cell_names());
+  const auto tasks = chosen(o.tasks, "--task", preset_tasks(o.preset), task_names());
+  Runner runner(o, plan(o, tasks, cells));
+  catch_interrupts();
+  const std::size_t jobs = o.jobs > 0 ? static_cast<std::size_t>(o.jobs)
+                                      : std::max(1u, std::thread::hardware_concurrency());
+  const bool finished = o.show || runner.run(jobs);
+
+  const auto records = runner.records();
+  const auto scores = cell_scores(records, cells);
+  const auto verdicts = judge_claims(scores);
+  if (!o.svg.empty()) {
+    make_folder(o.svg);
+    for (const std::string& task : tasks)
+      write_file_atomically(std::filesystem::path(o.svg) / (task + ".svg"),
+                            eval::render_svg(length_plot(scores, task)));
+  }
+  if (o.as_json)
+    fmt::print("{}\n", to_json(records, verdicts).dump(1));
+  else
+    fmt::print("{}\n{}", to_table(scores), to_table(verdicts));
+  if (!finished)
+    log_info("probe", "stopped",
+             o.out.empty() ? std::string("nothing was kept, --out FILE keeps finished runs")
+                           : "the same command goes on with what is missing in " + o.out);
+  return finished ? 0 : interrupt_exit_code();
+}
+}  // namespace
+}  // namespace lram::app
+
+int main(int argc, char** argv) {
+  return lram::app::run_verb("lram probe", lram::app::probe,
+                             lram::app::Args(argv + 1, argv + argc));
+}
