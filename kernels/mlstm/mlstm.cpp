@@ -130,6 +130,12 @@ const MlstmImplementation& mlstm_implementation(const MlstmProblem& p) {
   return *chosen;
 }
 
+bool mlstm_is_tuned(const MlstmProblem& p) {
+  const MlstmImplementation* chosen = &mlstm_implementation(p);
+  return chosen == find(MlstmForm::kShort, KernelPath::kSm90) ||
+         chosen == find(MlstmForm::kLong, KernelPath::kSm90);
+}
+
 std::size_t mlstm_saved_bytes(const MlstmProblem& p) {
   return mlstm_implementation(p).saved_bytes(p);
 }

@@ -83,6 +83,10 @@ struct MlstmBackward {
   cudaStream_t stream = nullptr;
 };
 
+/// Whether a kernel made for this GPU takes the problem. The portable ones, which take it
+/// otherwise, are there to be correct everywhere; LibTorch is quicker than they are.
+bool mlstm_is_tuned(const MlstmProblem& problem);
+
 /// Bytes of MlstmForward::saved and of the workspaces, for the device that is current.
 std::size_t mlstm_saved_bytes(const MlstmProblem& problem);
 std::size_t mlstm_forward_workspace_bytes(const MlstmProblem& problem);

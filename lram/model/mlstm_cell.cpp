@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lram/core/error.h"
+#include "lram/model/mlstm_kernel.h"
 #include "lram/model/optional_tensor.h"
 #include "lram/model/token_mask.h"
 
@@ -352,9 +353,11 @@ MlstmOutput mlstm_forward(const Tensor& q, const Tensor& k, const Tensor& v, con
                           const Tensor& f, const MlstmState& initial, const SequenceMask& mask,
                           const MlstmOptions& options) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  check_shapes({q, k, v, i, f}, initial);
+  if (auto out = mlstm_kernel(q, k, v, i, f, initial, mask, options)) return *std::move(out);
+
   const auto dtype = q.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat;
   const Inputs x = {q.to(dtype), k.to(dtype), v.to(dtype), i.to(dtype), f.to(dtype)};
-  check_shapes(x, initial);
   const TokenMask tokens_mask = resolve_mask(mask, q.size(0), q.size(1));
   MlstmState state = initial;
   LRAM_CHECK(options.normalize || is_sigmoid(options),

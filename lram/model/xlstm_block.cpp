@@ -7,6 +7,7 @@
 
 #include "lram/core/error.h"
 #include "lram/model/block_parts.h"
+#include "lram/model/head_norm_gate.h"
 #include "lram/model/mlstm_cell.h"
 #include "lram/model/named_parameter.h"
 #include "lram/model/post_up_block.h"
@@ -65,10 +66,9 @@ class MlstmBlock : public XlstmBlock {
     const auto gates = gate_inputs(qkv).chunk(2, -1);
     MlstmOutput cell =
         mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask, config_.cell);
-    const Tensor normed =
-        at::layer_norm(cell.h, {cell.h.size(3)}, {}, {}, kBlockNormEps).view({batch, tokens, -1});
-    const Tensor mixed = at::addcmul(normed * (head_norm_ + 1), skip_, conv);
-    const Tensor y = at::linear(mixed * at::silu(branches[1]), down_, down_bias_);
+    const Tensor gated =
+        head_norm_gate(cell.h, branches[1], conv, head_norm_, skip_, {.eps = kBlockNormEps});
+    const Tensor y = at::linear(gated, down_, down_bias_);
     return {x + y, {cell.state.c, cell.state.n, cell.state.m, window}};
   }
 

@@ -8,6 +8,7 @@
 
 #include "lram/core/error.h"
 #include "lram/model/block_parts.h"
+#include "lram/model/head_norm_gate.h"
 #include "lram/model/named_parameter.h"
 #include "lram/model/token_mask.h"
 
@@ -101,11 +102,10 @@ class XlstmLargeBlock : public torch::nn::Module {
     const auto gates = gate_inputs(y).chunk(2, -1);
     MlstmOutput cell = mlstm_forward(by_head(q_(y)), by_head(k_(y)), by_head(v_(y)), gates[0],
                                      gates[1], state, mask, config_.cell);
-    Tensor h = at::layer_norm(cell.h, {cell.h.size(3)}, {}, {}, config_.norm_eps)
-                   .view({batch, tokens, -1});
-    h = h * head_norm_.weight;
-    if (head_norm_.bias.defined()) h = h + head_norm_.bias;
-    const Tensor mixed = x + out_(at::sigmoid(output_gate_(y)) * h);
+    const Tensor gated = head_norm_gate(
+        cell.h, output_gate_(y), {}, head_norm_.weight, {},
+        {.sigmoid = true, .eps = config_.norm_eps, .weight_offset = 0.0, .bias = head_norm_.bias});
+    const Tensor mixed = x + out_(gated);
     const Tensor wide = rms_norm(mixed, norm_ffn_.weight, norm_ffn_.bias, config_.norm_eps);
     return {mixed + ffn_down_(at::silu(ffn_gate_(wide)) * ffn_up_(wide)), std::move(cell.state)};
   }

@@ -4,6 +4,7 @@
 #include <torch/utils.h>
 
 #include "lram/model/action_loss.h"
+#include "lram/model/kernel_call.h"
 #include "lram/training/trainer.h"
 #include "tests/lram/training/toy_data.h"
 #include "tests/support/temp_folder.h"
@@ -97,6 +98,25 @@ TEST_F(CudaTest, FirstStepsEqualTheCpus) {
     EXPECT_NEAR(summarize("valid", gpu.validate()).at("valid/loss"), want.at("valid/loss"),
                 kLossTol * want.at("valid/loss"));
   }
+}
+
+TEST_F(CudaTest, FirstStepsAreAlikeWithAndWithoutOurKernels) {
+  LRAM_SKIP_WITHOUT_GPU();
+  TrainConfig config = test::tiny_training();
+  config.device = "cuda";
+  config.carry_state = true;
+  std::vector<double> losses[2];
+  for (const bool kernels : {false, true}) {
+    const auto before =
+        model::set_kernel_use(kernels ? model::KernelUse::kAlways : model::KernelUse::kNever);
+    Trainer trainer(config, policy(test::tiny_policy()), data_);
+    for (int n = 0; n < 20; ++n)
+      losses[kernels].push_back(summarize("train", trainer.step().tallies).at("train/loss"));
+    model::set_kernel_use(before);
+  }
+  // Rounding differences grow with the steps.
+  for (std::size_t n = 0; n < losses[0].size(); ++n)
+    EXPECT_NEAR(losses[1][n], losses[0][n], 10 * kLossTol * losses[0][n]) << "step " << n;
 }
 }  // namespace
 }  // namespace lram::training
