@@ -36,6 +36,9 @@ const std::vector<Verb> kVerbs = {
     {"train", "a policy from data sets", nullptr, "lram-train"},
     {"models", "parameters, state, FLOPs and bytes of the recipes", nullptr, "lram-models"},
     {"eval", "scores of a policy in the simulator", nullptr, "lram-eval"},
+#ifdef LRAM_HAVE_KERNELS
+    {"bench kernels", "CUDA kernels against cuDNN and their floor", nullptr, "lram-bench-kernels"},
+#endif
     {"bench step", "time per environment step against context length", nullptr, "lram-bench-step"},
     {"probe", "what each cell can learn, beside the papers' claims", nullptr, "lram-probe"},
     {"report", "one HTML page about a training run", lram::app::report, nullptr},

@@ -1,0 +1,43 @@
+#pragma once
+#include <torch/types.h>
+
+#include <functional>
+
+namespace lram::kernels {
+
+struct Timing {
+  double median_ms = 0.0, p99_ms = 0.0;
+};
+
+/// Times what a function enqueues on torch's current stream: captured into a CUDA graph, replayed
+/// between two events, the L2 cache overwritten before each replay.
+class GraphTimer {
+ public:
+  explicit GraphTimer(int repeats);
+  Timing time(const std::function<void()>& enqueue);
+
+ private:
+  int repeats_;
+  torch::Tensor flush_;
+};
+
+/// What this GPU does at most, measured now.
+struct Ceilings {
+  double copy_gbps = 0.0;       ///< 2 GiB copied, bytes read plus bytes written
+  double product_tflops = 0.0;  ///< bf16 product 8192^3 of random numbers
+};
+Ceilings measure_ceilings(GraphTimer& timer);
+
+/// A copy by a kernel that moves `bytes` in all, half of them read.
+Timing time_copy(GraphTimer& timer, double bytes);
+
+/// Causal attention by cuDNN through LibTorch's SDPA, bf16, [B, H, T, d] views of [B, T, H, d].
+struct AttentionTiming {
+  Timing forward, both;
+  double memory_bytes = 0.0;  ///< peak of forward and backward above the inputs
+};
+/// Throws c10::Error where cuDNN does not take the shape.
+AttentionTiming time_attention(GraphTimer& timer, std::int64_t batch, std::int64_t heads,
+                               std::int64_t tokens, std::int64_t dim);
+
+}  // namespace lram::kernels
