@@ -52,7 +52,7 @@ TEST(Readme, CommandsExist) {
   const std::string readme = read("README.md"),
                     help = lram::test::run_command({lram::test::program("lram"), "--help"}).out;
   const std::regex script(R"((^|\s)(scripts/\w+))"),
-      verb(R"(\nlram (\w+( (collect|ls|show|validate|env|step))?))");
+      verb(R"(\nlram (\w+( (collect|ls|show|validate|env|step|verify|convert))?))");
   int found = 0;
   for (std::sregex_iterator at(readme.begin(), readme.end(), script), end; at != end; ++at, ++found)
     EXPECT_NE(read((*at)[2]), "") << (*at)[2];

@@ -41,6 +41,12 @@ const std::vector<Verb> kVerbs = {
 #endif
     {"bench step", "time per environment step against context length", nullptr, "lram-bench-step"},
     {"probe", "what each cell can learn, beside the papers' claims", nullptr, "lram-probe"},
+    {"ckpt show", "tensors, config, tasks and step of a checkpoint or weights",
+     lram::app::ckpt_show, nullptr},
+    {"ckpt verify", "checksums, format, shapes and values of a checkpoint or weights", nullptr,
+     "lram-ckpt-verify"},
+    {"ckpt convert", "weights to and from the names of public packages", lram::app::ckpt_convert,
+     nullptr},
     {"report", "one HTML page about a training run", lram::app::report, nullptr},
 };
 

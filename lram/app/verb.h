@@ -12,6 +12,8 @@ using VerbFunction = int (*)(const Args&);
 int run_verb(const std::string& name, VerbFunction verb, const Args& args);
 
 // Verbs without LibTorch, which live in the program `lram` itself.
+int ckpt_convert(const Args& args);   // lram/weights/app/convert.cpp
+int ckpt_show(const Args& args);      // lram/weights/app/show.cpp
 int data_collect(const Args& args);   // datasets/app/collect.cpp
 int data_ls(const Args& args);        // datasets/app/ls.cpp
 int data_show(const Args& args);      // datasets/app/show.cpp

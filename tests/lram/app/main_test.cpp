@@ -15,7 +15,7 @@ TEST(Command, ExplainsItselfOnStdout) {
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(result.err, "");
   for (const char* verb : {"data collect", "data ls", "data show", "data validate", "env ls",
-                           "env show", "bench env", "report"})
+                           "env show", "bench env", "report", "ckpt show", "ckpt verify", "ckpt convert"})
     EXPECT_NE(result.out.find(verb), std::string::npos) << verb;
 }
 
