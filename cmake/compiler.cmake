@@ -13,6 +13,10 @@ if(LRAM_SANITIZE)
   add_link_options(-fsanitize=${LRAM_SANITIZE})
 endif()
 
+if(LRAM_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 find_program(LRAM_CCACHE ccache)
 if(LRAM_CCACHE)
   # GCC's precompiled headers are cached only with these; base_dir lets other checkouts share.
