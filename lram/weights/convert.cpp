@@ -196,8 +196,9 @@ ConvertResult convert(const fs::path& in, const fs::path& out, const ConvertOpti
   if (fs::exists(out)) throw_error(ErrorKind::kUsage, "{}: is there already", out.string());
 
   const TensorFiles files(in);
-  auto [from, family, set] = read_weights(files, options.from, options.format);
-  result.from = from;
+  FamilyWeights given = read_weights(files, options.from, options.format);
+  result.from = given.format;
+  WeightSet set = std::move(given.tensors);
   for (const std::string& name : options.drop)
     if (set.erase(name) == 0)
       throw_error(ErrorKind::kUsage, "--drop {}: {} has no such tensor", name, in.string());
@@ -207,7 +208,7 @@ ConvertResult convert(const fs::path& in, const fs::path& out, const ConvertOpti
     base = std::make_unique<TensorFiles>(options.into);
     set = with_backbone(weight_set(*base), set, options.into.string(), in.string());
   } else {
-    if (family != target->family)
+    if (given.family != target->family)
       throw_error(ErrorKind::kUsage, "{}: {} holds another architecture than {}", in.string(),
                   result.from, options.to);
     set = target->write(set, in.string());
