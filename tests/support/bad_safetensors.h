@@ -97,8 +97,8 @@ inline std::vector<BadFile> bad_safetensors() {
   header("closed_twice", json_rule, "{}}", 0, "not valid JSON at its byte 3");
   header("second_object", json_rule, "{}{}", 0, "not valid JSON");
   header("no_value", json_rule, "{\"a\":}", 0, "not valid JSON");
-  header("trailing_comma", json_rule, "{" + kGood.substr(1, kGood.size() - 2) + ",}", 4,
-         "not valid JSON");
+  header("trailing_comma", json_rule,
+         std::string("{").append(kGood, 1, kGood.size() - 2).append(",}"), 4, "not valid JSON");
   header("single_quotes", json_rule, "{'a':{}}", 0, "not valid JSON");
   header("comment", json_rule, "{/* */}", 0, "not valid JSON");
   header("nul_padding", "the header is padded with spaces", kGood + std::string(3, '\0'), 4,

@@ -93,7 +93,8 @@ TEST_F(Ckpt, BadFilesEndWithCode3AndOneLine) {
     const CommandResult out = ckpt({"show", path("bad.safetensors")});
     EXPECT_EQ(out.exit_code, 3) << bad.name << ": " << out.err;
     EXPECT_EQ(out.out, "") << bad.name;
-    EXPECT_EQ(out.err.find("lram ckpt show: " + path("bad.safetensors") + ": "), 0u) << out.err;
+    EXPECT_TRUE(out.err.starts_with(fmt::format("lram ckpt show: {}: ", path("bad.safetensors"))))
+        << out.err;
     EXPECT_EQ(std::count(out.err.begin(), out.err.end(), '\n'), 1) << out.err;
   }
 }
