@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
@@ -15,6 +14,7 @@
 #include "lram/core/error.h"
 #include "lram/core/options.h"
 #include "lram/model/cost.h"
+#include "lram/training/config.h"
 
 extern const lram::EmbeddedFile kRecipes[];  // lram/app/recipes, put in by the build
 
@@ -49,22 +49,14 @@ Row row_of(const std::string& recipe, model::PolicyConfig config) {
   return row;
 }
 
-/// The [model] section of a recipe; its other sections are `lram train`'s.
-model::PolicyConfig read_recipe(const std::string& name, std::istream& text) {
+/// The [model] section of a recipe that the build put in.
+model::PolicyConfig read_recipe(std::istream& text) {
   model::PolicyConfig config;
   po::options_description keys;
   describe(keys, config);
   po::variables_map values;
-  try {
-    const auto parsed = po::parse_config_file(text, keys, /*allow_unregistered=*/true);
-    for (const auto& option : parsed.options)
-      if (option.unregistered && option.string_key.starts_with("model."))
-        throw_error(ErrorKind::kUsage, "{}: unknown key '{}'", name, option.string_key);
-    po::store(parsed, values);
-    po::notify(values);
-  } catch (const po::error& error) {
-    throw_error(ErrorKind::kUsage, "{}: {}", name, error.what());
-  }
+  po::store(po::parse_config_file(text, keys, /*allow_unregistered=*/true), values);
+  po::notify(values);
   return config;
 }
 
@@ -109,40 +101,33 @@ nlohmann::json to_json(const Row& row) {
 }
 
 struct Options {
-  std::string recipe;
   bool as_json = false;
   model::PolicyConfig config;
+  training::DataConfig data;  // a recipe holds their keys too
+  training::TrainConfig train;
 };
 
-/// False after --help. `o.config` holds the defaults of the model's keys.
-bool parse(const Args& args, Options& o) {
+int models(const Args& args) {
+  Options o;
   CommandLine line("lram models [--recipe FILE] [--model.KEY VALUE ...]",
                    "Parameters, state, FLOPs and bytes of the recipes that come with lram, or of "
                    "one policy.\nFLOPs are multiplies and adds of linear maps, convolutions and "
                    "memory (lram/model/cost.h).");
-  line.options().add_options()("recipe", po::value(&o.recipe), "INI file of `lram train`")(
-      "json", po::bool_switch(&o.as_json), "print JSON");
+  line.allow_recipe();
+  line.options().add_options()("json", po::bool_switch(&o.as_json), "print JSON");
   describe(line.options(), o.config);
-  return line.parse(args);
-}
-
-int models(const Args& args) {
-  Options o;
-  if (!parse(args, o)) return 0;
+  describe(line.options(), o.data);
+  describe(line.options(), o.train);
+  if (!line.parse(args)) return 0;
   std::vector<Row> rows;
-  if (!o.recipe.empty()) {
-    std::ifstream file(o.recipe);
-    if (!file) throw_error(ErrorKind::kUsage, "{}: cannot open the recipe", o.recipe);
-    o.config = read_recipe(o.recipe, file);
-    parse(args, o);  // once more: the command line wins over the recipe
-    rows.push_back(row_of(std::filesystem::path(o.recipe).stem(), o.config));
+  if (!line.recipe().empty()) {
+    rows.push_back(row_of(std::filesystem::path(line.recipe()).stem(), o.config));
   } else if (o.config != model::PolicyConfig()) {
     rows.push_back(row_of("options", o.config));
   } else {
     for (const EmbeddedFile* recipe = kRecipes; recipe->name != nullptr; ++recipe) {
       std::istringstream text(std::string(recipe->bytes.begin(), recipe->bytes.end()));
-      rows.push_back(
-          row_of(std::filesystem::path(recipe->name).stem(), read_recipe(recipe->name, text)));
+      rows.push_back(row_of(std::filesystem::path(recipe->name).stem(), read_recipe(text)));
     }
   }
   if (o.as_json) {

@@ -74,8 +74,9 @@ TEST(Models, NamesWhatCannotBeBuilt) {
   const test::TempFolder folder;
   const fs::path bad = folder.path() / "bad.ini";
   std::ofstream(bad) << "[model]\nwidth = 3\n[train]\nsteps = 5\n";
-  EXPECT_EQ(run_command({program("lram"), "models", "--recipe", bad}).err,
-            "lram models: " + bad.string() + ": unknown key 'model.width'\n");
+  EXPECT_NE(run_command({program("lram"), "models", "--recipe", bad})
+                .err.find(bad.string() + ": unknown key 'model.width'"),
+            std::string::npos);
 }
 
 }  // namespace
