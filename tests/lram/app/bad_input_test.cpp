@@ -172,6 +172,75 @@ TEST_F(BadInput, ACheckpointOfAnotherArchitectureIsRefused) {
   expect_failure(eval(), 3, {checkpoint_ / "config.json", "rwkv", "xlstm"});
 }
 
+TEST_F(BadInput, AConfigThatCannotBeBuiltIsRefused) {
+  struct Row {
+    Words options;  ///< FIELD, value, ... below model.
+    std::string cause;
+  };
+  const std::vector<Row> rows = {
+      {{"backbone", "lstmx"}, "model.backbone is 'lstmx', wanted one of xlstm, "},
+      {{"embed_dim", "0"}, "model.embed_dim is 0, wanted 1 to 65536"},
+      {{"num_heads", "3"}, "model.num_heads is 3, which does not divide the mLSTM's width"},
+      {{"qkv_blocksize", "5"}, "model.qkv_blocksize is 5, which does not divide the mLSTM's width"},
+      {{"slstm_at", "2"}, "model.slstm_at"},
+      {{"slstm_at", "1", "num_heads", "32"},
+       "model.num_heads is 32, which does not divide embed_dim"},
+      {{"cell_eps", "nan"}, "model.cell_eps is nan, wanted 0 to 1"},
+      {{"input_gate", "tanh"}, "model.input_gate is 'tanh', wanted exp or sigmoid"},
+      {{"normalize", "false"}, "model.normalize is false, wanted true or else model.input_gate"},
+      {{"backbone", "xlstm_large", "num_heads", "5"},
+       "model.num_heads is 5, which does not divide"},
+      {{"backbone", "xlstm_large", "swiglu_factor", "0"},
+       "model.swiglu_factor is 0, wanted more than 0"},
+      {{"backbone", "gru", "num_heads", "3"},
+       "model.num_heads is 3, which does not divide embed_dim (16)"},
+      {{"backbone", "mamba", "conv_kernel", "0"}, "model.conv_kernel is 0, wanted 1 to 1024"},
+      {{"backbone", "gpt2", "positions", "sin"},
+       "model.positions is 'sin', wanted learned or rope"},
+      {{"backbone", "gpt2", "positions", "rope", "num_heads", "16"},
+       "model.num_heads is 16, which leaves heads of width 1"},
+      {{"backbone", "gpt2", "num_heads", "3"},
+       "model.num_heads is 3, which does not divide embed_dim (16)"},
+      {{"image_encoder", "unet"}, "model.image_encoder is 'unet', wanted one of impala, vil, vit"},
+      {{"image_size", "64", "image_encoder", "vil", "image_patch", "7"},
+       "model.image_patch is 7, which does not divide image_size (64)"},
+      {{"image_size", "64", "image_encoder", "vil", "image_blocks", "3"},
+       "model.image_blocks is 3, wanted an even number"},
+      {{"image_size", "64", "image_encoder", "vit", "image_heads", "5"},
+       "model.image_heads is 5, which does not divide image_dim (192)"},
+      {{"num_blocks", "two"}, "model.num_blocks"},
+  };
+  for (const Row& row : rows) {
+    Words words;
+    for (std::size_t i = 0; i < row.options.size(); i += 2) {
+      words.push_back("--model." + row.options[i]);
+      words.push_back(row.options[i + 1]);
+    }
+    SCOPED_TRACE(fmt::format("{}", fmt::join(words, " ")));
+    expect_failure(lram_command(train_words("fresh", words)), 2, {row.cause});
+    EXPECT_FALSE(fs::exists(fresh_));
+  }
+}
+
+TEST_F(BadInput, WeightsOfAnotherBackboneAreRefused) {
+  const CommandResult other = lram_command(
+      train_words("other", {"--model.backbone", "gpt2", "--model.max_episode_steps", "100"}));
+  ASSERT_EQ(other.exit_code, 0) << other.err;
+  const fs::path foreign = folder_.path() / "other/checkpoints/000000002";
+  // Its weights under our config, and our config's weights there: names tell them apart.
+  for (const auto& [from, to] :
+       {std::pair{foreign, checkpoint_}, std::pair{checkpoint_, foreign}}) {
+    const fs::path mixed = folder_.path() / "mixed";
+    fs::remove_all(mixed);
+    fs::copy(to, mixed, fs::copy_options::recursive);
+    fs::copy_file(from / "model.safetensors", mixed / "model.safetensors",
+                  fs::copy_options::overwrite_existing);
+    write_manifest(mixed);
+    expect_failure(lram_command({"eval", "--checkpoint", mixed, "--episodes", "1"}), 3,
+                   {mixed / "model.safetensors", "no tensor 'encoder.", "wanted one of shape ["});
+  }
+}
+
 TEST_F(BadInput, UnknownNamesGetTheNearest) {
   const auto changed = [](Words words, const std::string& from, const std::string& to) {
     std::replace(words.begin(), words.end(), from, to);
