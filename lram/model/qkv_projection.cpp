@@ -138,6 +138,7 @@ Tensor qkv_projection(const Tensor& conv, const Tensor& plain, const std::array<
   const bool own_loop =
       conv.device().is_cpu() && weights[0].size(1) == kSize &&
       conv.scalar_type() == weights[0].scalar_type() &&
+      plain.scalar_type() == conv.scalar_type() &&  // autocast rounds one of them alone
       (conv.scalar_type() == torch::kFloat || conv.scalar_type() == torch::kDouble);
   if (!own_loop) return qkv_projection_reference(conv, plain, weights, biases);
   const auto rows = [](const Tensor& x) {
