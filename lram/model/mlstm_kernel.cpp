@@ -248,6 +248,8 @@ std::optional<MlstmOutput> mlstm_kernel(const Tensor& q, const Tensor& k, const 
 }
 
 #else
+Tensor mlstm_kernel_dot(const Tensor&) { return {}; }
+
 std::optional<MlstmOutput> mlstm_kernel(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                         const Tensor&, const MlstmState&, const SequenceMask&,
                                         const MlstmOptions&) {
