@@ -100,7 +100,11 @@ TEST_F(Verify, PublicWeightsAreComparedWithTheirFormat) {
   EXPECT_EQ(json::parse(sound.out)["shapes"], "of one xlstm_v1 model");
   const SafetensorsFile file(stack);
   std::vector<TensorEntry> entries = file.tensors();
-  entries.pop_back();
+  ASSERT_EQ(std::erase_if(entries,
+                          [](const TensorEntry& entry) {
+                            return entry.name == "blocks.0.xlstm.learnable_skip";
+                          }),
+            1u);
   const fs::path cut = folder_.path() / "cut.safetensors";
   write_safetensors(cut, entries);
   EXPECT_EQ(ckpt({"verify", cut}).exit_code, 3);
