@@ -1,5 +1,6 @@
 #include "lram/model/vil.h"
 
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 #include <torch/utils.h>
 
@@ -218,6 +219,32 @@ TEST(VisionLstm, Uint8PixelsAreNormalisedAsImageNet) {
   const Tensor deviation = torch::tensor({58.395, 57.12, 57.375}, options).view({3, 1, 1});
   const Tensor normalised = (pixels.to(torch::kDouble) - mean) / deviation;
   EXPECT_LT(difference(encoder->forward(pixels), encoder->forward(normalised)), kRounding);
+}
+
+TEST(VisionLstm, RunsUnderAutocast) {
+  // As the trainer runs it on a GPU: gates in float32, the rest in bfloat16.
+  constexpr double kBfloat16 = 0.05;  // 8 bits, two blocks, outputs near 1
+  for (const int version : {1, 2}) {
+    VilConfig config = small(version);
+    config.num_blocks = 2;
+    const auto encoder = random_encoder(config, 6);
+    encoder->to(torch::kFloat32);
+    const Tensor pixels = torch::randint(256, {2, 3, 12, 20}, torch::kUInt8);
+    const Tensor exact = encoder->forward(pixels).detach();
+    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    const Tensor rounded = encoder->forward(pixels);
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+    rounded.sum().backward();
+    EXPECT_LT((rounded - exact).norm().item<double>() / exact.norm().item<double>(), kBfloat16);
+    EXPECT_GT(difference(rounded, exact), 0.0) << "nothing was rounded";
+    for (const auto& item : encoder->named_parameters()) {
+      ASSERT_TRUE(item.value().grad().defined()) << item.key();
+      EXPECT_EQ(item.value().grad().scalar_type(), torch::kFloat32) << item.key();
+      EXPECT_TRUE(item.value().grad().isfinite().all().item<bool>()) << item.key();
+    }
+  }
 }
 
 TEST(VisionLstm, ParameterCountsAreThePublishedOnes) {
