@@ -6,10 +6,10 @@
 
 #include "datasets/episode_file.h"
 #include "datasets/statistics.h"
-#include "lram/app/table.h"
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
 #include "lram/core/options.h"
+#include "lram/core/table.h"
 
 namespace lram::app {
 namespace fs = std::filesystem;

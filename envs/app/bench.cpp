@@ -4,12 +4,12 @@
 
 #include "envs/app/step_timer.h"
 #include "envs/environment.h"
-#include "lram/app/table.h"
 #include "lram/app/verb.h"
 #include "lram/core/build_info.h"
 #include "lram/core/error.h"
 #include "lram/core/options.h"
 #include "lram/core/progress.h"
+#include "lram/core/table.h"
 
 namespace lram::app {
 namespace {

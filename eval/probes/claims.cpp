@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "lram/app/table.h"
+#include "lram/core/table.h"
 
 namespace lram::eval::probes {
 namespace {
@@ -190,7 +190,7 @@ std::vector<Verdict> judge_claims(const std::vector<CellScore>& scores) {
 }
 
 std::string to_table(const std::vector<Verdict>& verdicts) {
-  app::Table table({"task", "cell", "claim", "paper", "measured", "verdict"});
+  Table table({"task", "cell", "claim", "paper", "measured", "verdict"});
   for (const Verdict& verdict : verdicts)
     table.add({verdict.task, verdict.cell, verdict.claim, verdict.source, verdict.measured,
                to_string(verdict.kind) + (verdict.reason.empty() ? "" : ", " + verdict.reason)});

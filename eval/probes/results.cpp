@@ -6,9 +6,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "lram/app/table.h"
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/table.h"
 
 namespace lram::eval::probes {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CurvePoint, length, score)
@@ -122,7 +122,7 @@ std::string to_table(const std::vector<CellScore>& scores) {
       tasks.push_back(score.task);
   }
   header.insert(header.end(), cells.begin(), cells.end());
-  app::Table table(header);
+  Table table(header);
   for (const std::string& task : tasks) {
     std::vector<std::string> row = {task, ""};
     for (const std::string& cell : cells) {

@@ -9,12 +9,12 @@
 
 #include "kernels/app/graph_timer.h"
 #include "kernels/app/op_case.h"
-#include "lram/app/table.h"
 #include "lram/app/verb.h"
 #include "lram/core/build_info.h"
 #include "lram/core/error.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
+#include "lram/core/table.h"
 
 namespace {
 using namespace lram;
@@ -143,8 +143,8 @@ nlohmann::json measure(const Row& row, bool check, kernels::GraphTimer* timer,
 std::string percent(double part) { return fmt::format("{:.0f} %", 100.0 * part); }
 
 void print_table(const nlohmann::json& rows) {
-  app::Table table({"kernel", "B,T,H,K,V", "gate", "path", "fw ms", "p99", "fw+bw", "p99", "GB/s",
-                    "GB/s", "of floor", "of floor", "cuDNN fw", "fw+bw", "ratio", "ratio", "MiB"});
+  Table table({"kernel", "B,T,H,K,V", "gate", "path", "fw ms", "p99", "fw+bw", "p99", "GB/s",
+               "GB/s", "of floor", "of floor", "cuDNN fw", "fw+bw", "ratio", "ratio", "MiB"});
   const auto ms = [](const nlohmann::json& value) {
     return fmt::format("{:.4f}", value.get<double>());
   };

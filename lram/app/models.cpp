@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "lram/app/table.h"
 #include "lram/app/verb.h"
 #include "lram/core/embedded_file.h"
 #include "lram/core/error.h"
 #include "lram/core/options.h"
+#include "lram/core/table.h"
 #include "lram/model/cost.h"
 #include "lram/training/config.h"
 

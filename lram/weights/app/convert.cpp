@@ -4,10 +4,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include "lram/app/table.h"
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
 #include "lram/core/options.h"
+#include "lram/core/table.h"
 
 namespace lram::app {
 namespace {

@@ -3,10 +3,10 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "lram/app/table.h"
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
 #include "lram/core/options.h"
+#include "lram/core/table.h"
 #include "lram/weights/formats.h"
 #include "lram/weights/statistics.h"
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lram::app {
+namespace lram {
 
 /// Rows under a header, two spaces apart; a column whose cells all begin like numbers is aligned to
 /// the right.
@@ -57,4 +57,4 @@ inline std::string format_bytes(std::uint64_t bytes) {
   return fmt::format("{:.1f} TB", value);
 }
 
-}  // namespace lram::app
+}  // namespace lram
