@@ -8,7 +8,7 @@ namespace {
 
 struct Workspace {
   float *factors = nullptr, *bias = nullptr, *q_dot = nullptr, *k_dot = nullptr;
-  float *checkpoints = nullptr, *state_dot = nullptr;
+  float *k_off = nullptr, *final_inter = nullptr, *checkpoints = nullptr, *state_dot = nullptr;
 };
 Workspace carve(const MlstmProblem& p, Carver& carver) {
   const Sizes n = sizes_of(p);
@@ -20,6 +20,8 @@ Workspace carve(const MlstmProblem& p, Carver& carver) {
   if (p.normalize) w.bias = carver.take<float>(n.positions());
   w.q_dot = carver.take<float>(slices * n.positions());
   w.k_dot = carver.take<float>(slices * n.positions());
+  w.k_off = carver.take<float>(slices * n.positions());
+  w.final_inter = carver.take<float>(slices * n.sequences() * kChunk);
   w.checkpoints = carver.take<float>(kept * static_cast<std::size_t>((p.value_dim + 1) * kColumns));
   w.state_dot = carver.take<float>(kept * 8);
   return w;
@@ -68,7 +70,9 @@ void run(const MlstmBackward& args) {
   common.end = p.end;
   common.factors = w.factors;
   common.normalize = p.normalize;
-  common.take_final_dot = args.dfinal.c != nullptr;
+  common.final_gradient = args.dfinal.c != nullptr;
+  common.off_out = w.k_off;
+  common.final_inter = w.final_inter;
   common.checkpoints = w.checkpoints;
   common.state_dot = w.state_dot;
   common.part_stride = static_cast<std::int64_t>(n.positions());
@@ -117,6 +121,8 @@ void run(const MlstmBackward& args) {
   launch_gate_gradients({.gates = gates,
                          .q_dot = w.q_dot,
                          .k_dot = w.k_dot,
+                         .k_off = w.k_off,
+                         .final_inter = args.dfinal.c != nullptr ? w.final_inter : nullptr,
                          .q_parts = slices,
                          .k_parts = slices,
                          .part_stride = static_cast<std::int64_t>(n.positions()),

@@ -65,6 +65,10 @@ void launch_row_dots(const RowDotArgs& a, cudaStream_t stream) {
 struct GateGradientArgs {
   GateArgs gates;
   const float *q_dot, *k_dot;  ///< [parts, B H, positions] q . dq and k . dk, in parts
+  const float* k_off;          ///< what q_dot's counterpart is, where that is not k_dot; or null
+  /// [k_parts, B H, 64] what the last chunk's k . dk has through the final state, if k_off goes
+  /// without it; state_dot then holds <C, dC> of the C before that chunk. Or null.
+  const float* final_inter;
   int q_parts, k_parts;
   std::int64_t part_stride;
   const float* state_dot;  ///< [B H, checkpoints, state_parts] <C, dC> behind each checkpoint
@@ -79,6 +83,7 @@ __global__ void gate_gradients(GateGradientArgs a) {
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int64_t head = index / a.checkpoints;
+  const std::int64_t heads = static_cast<std::int64_t>(a.gates.batch) * a.gates.heads;
   const int checkpoint = static_cast<int>(index % a.checkpoints);
   const int b = static_cast<int>(head / a.gates.heads), h = static_cast<int>(head % a.gates.heads);
   const GateArgs& g = a.gates;
@@ -95,7 +100,8 @@ __global__ void gate_gradients(GateGradientArgs a) {
   }
   for (int chunk = to - 1; chunk >= from; --chunk) {
     const int count = min(kChunk, span.tokens() - chunk * kChunk);
-    float x[2] = {0, 0}, k_dk[2] = {0, 0};
+    float x[2] = {0, 0}, k_dk[2] = {0, 0}, k_off[2] = {0, 0}, earlier[2] = {0, 0};
+    const bool apart = a.final_inter != nullptr && chunk == chunks - 1;
     bool reset[2] = {false, false};
     for (int e = 0; e < 2; ++e) {
       const int place = 2 * lane + e;
@@ -104,7 +110,11 @@ __global__ void gate_gradients(GateGradientArgs a) {
       for (int part = 0; part < a.q_parts; ++part) x[e] += a.q_dot[part * a.part_stride + position];
       for (int part = 0; part < a.k_parts; ++part)
         k_dk[e] += a.k_dot[part * a.part_stride + position];
-      x[e] -= k_dk[e];
+      for (int part = 0; part < a.k_parts && a.k_off != nullptr; ++part)
+        k_off[e] += a.k_off[part * a.part_stride + position];
+      x[e] -= a.k_off != nullptr ? k_off[e] : k_dk[e];
+      for (int part = 0; part < a.k_parts && apart; ++part)
+        earlier[e] += a.final_inter[(part * heads + head) * kChunk + place];
       const std::int64_t token = span.begin + chunk * kChunk + place;
       reset[e] =
           g.reset != nullptr && g.reset[static_cast<std::int64_t>(b) * g.tokens + token] != 0;
@@ -127,8 +137,21 @@ __global__ void gate_gradients(GateGradientArgs a) {
     if (!closed) handed += carry;
     float behind = __shfl_down_sync(kAllLanes, handed, 1);
     if (lane == 31) behind = carry;
-    const float total1 = x[1] + behind;
-    const float total0 = x[0] + (reset[1] ? 0.0f : total1);
+    float total1 = x[1] + behind;
+    float total0 = x[0] + (reset[1] ? 0.0f : total1);
+    if (apart) {
+      // What earlier tokens put into the final state passes this one's forget gate. Nothing of it
+      // comes from before a reset: those tokens' weights are 0.
+      float sum = earlier[0] + earlier[1];
+      for (int d = 1; d < 32; d *= 2) {
+        const float other = __shfl_up_sync(kAllLanes, sum, d);
+        if (lane >= d) sum += other;
+      }
+      float before = __shfl_up_sync(kAllLanes, sum, 1);
+      if (lane == 0) before = 0;
+      total0 += before;
+      total1 += before + earlier[0];
+    }
     carry = __shfl_sync(kAllLanes, handed, 0);
     for (int e = 0; e < 2; ++e) {
       if (2 * lane + e >= count) continue;

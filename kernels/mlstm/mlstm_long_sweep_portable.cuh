@@ -25,12 +25,16 @@ struct PortableSweepArgs {
   const float *c_in, *n_in;
   float *c_out, *n_out;
   int row_stride, column_stride;
-  bool take_final_dot;         ///< dq: keep the last chunk's state too; dk: use it
+  bool final_gradient;         ///< dq: keep the state before the last chunk; dk: use it
   float *inverse_norm, *sign;  ///< forward, for the backward; or null
   float* checkpoints;          ///< dq writes, dk reads: [B H, slices, checkpoints, x_dim 16 + 16]
-  float* dot_out;              ///< [slices, B H, positions]
-  std::int64_t part_stride;    ///< of the slices in dot_out
-  float* state_dot;            ///< dk: [B H, checkpoints, slices * 8]
+  /// [slices, B H, positions]. A token's own P enters q . dq and k . dk alike, and may be far above
+  /// what is left of their difference: off_out and, for dq, dot_out go without it.
+  float *dot_out, *off_out;  ///< dq: q . dq; dk: k . dk, and without what final_inter has
+  float* final_inter;        ///< dk, final_gradient: [slices, B H, 64] the last chunk's k . dk that
+                             ///< came through the final state
+  std::int64_t part_stride;  ///< of the slices in dot_out
+  float* state_dot;          ///< dk: [B H, checkpoints, slices * 8]
 };
 
 struct PortableShared {
@@ -94,13 +98,22 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
 
   const std::size_t checkpoint_floats = static_cast<std::size_t>(a.x_dim + 1) * kColumns;
   const auto at_checkpoint = [&](int chunk) {
-    return chunk == chunks - 1 ? a.take_final_dot : (chunk + 1) % kChunksPerCheckpoint == 0;
+    return chunk != chunks - 1 && (chunk + 1) % kChunksPerCheckpoint == 0;
   };
+  // The final state's gradient is the one that meets C without a forget gate between: <C, dC> is
+  // taken with the C before the last chunk, and that chunk's own part token by token.
+  const auto is_final = [&](int chunk) { return a.final_gradient && chunk == chunks - 1; };
   const auto checkpoint_of = [&](int chunk) {
     return a.checkpoints +
            (static_cast<std::size_t>(blockIdx.x) * static_cast<std::size_t>(a.sizes.checkpoints) +
             static_cast<std::size_t>(chunk / kChunksPerCheckpoint)) *
                checkpoint_floats;
+  };
+
+  const auto keep_state = [&](int chunk) {
+    float* keep = checkpoint_of(chunk);
+    for (int e = tid; e < a.x_dim * kColumns; e += kThreads) keep[e] = s.state[e];
+    if (tid < kColumns) keep[a.x_dim * kColumns + tid] = s.n[tid];
   };
 
   for (int step = 0; step < chunks; ++step) {
@@ -109,12 +122,14 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
     const float* factors =
         a.factors + (static_cast<std::int64_t>(head) * a.sizes.chunks + chunk) * kChunkFloats<true>;
     for (int e = tid; e < kChunkFloats<true>; e += kThreads) s.factors[e] = factors[e];
-    if (kSweep == Sweep::kGradK && at_checkpoint(chunk)) {
+    if (kSweep == Sweep::kGradQ && is_final(chunk)) keep_state(chunk);
+    if (kSweep == Sweep::kGradK && (at_checkpoint(chunk) || is_final(chunk))) {
       const float* kept = checkpoint_of(chunk);
       float sum = 0;
       for (int e = tid; e < a.x_dim * kColumns; e += kThreads) sum += s.state[e] * kept[e];
       if (has_n && tid < kColumns) sum += s.n[tid] * kept[a.x_dim * kColumns + tid];
       for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+      if (is_final(chunk)) sum *= factors[kChunkHeader<true>];  // the chunk's decay
       if (tid % 32 == 0) {
         const std::int64_t at =
             static_cast<std::int64_t>(head) * a.sizes.checkpoints + chunk / kChunksPerCheckpoint;
@@ -140,6 +155,7 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
       load_tile<T, kPiece>(s.y, a.y, b, first, h, count, piece, a.x_dim);
       __syncthreads();
       const int width = min(kPiece, a.x_dim - piece);
+      float piece_dots[4][4] = {}, piece_out[4] = {}, piece_n = 0;  // sums of sums round less
       for (int d = 0; d < width; ++d) {
         float xs[4], ys[4];
 #pragma unroll
@@ -148,15 +164,20 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
           ys[e] = s.y[tile_column + e][d];
         }
 #pragma unroll
-        for (int e = 0; e < 16; ++e) dots[e / 4][e % 4] += xs[e / 4] * ys[e % 4];
+        for (int e = 0; e < 16; ++e) piece_dots[e / 4][e % 4] += xs[e / 4] * ys[e % 4];
         const float x_here = s.x[row4][d];
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          out[e] += x_here * s.state[(piece + d) * kColumns + column4 + e];
+          piece_out[e] += x_here * s.state[(piece + d) * kColumns + column4 + e];
       }
       if (kSweep == Sweep::kForward && has_n) {
-        for (int d = tid % 4; d < width; d += 4) n_dot += s.x[row4][d] * s.n[piece + d];
+        for (int d = tid % 4; d < width; d += 4) piece_n += s.x[row4][d] * s.n[piece + d];
       }
+#pragma unroll
+      for (int e = 0; e < 16; ++e) dots[e / 4][e % 4] += piece_dots[e / 4][e % 4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out[e] += piece_out[e];
+      n_dot += piece_n;
       __syncthreads();
       if (row4 < width) {
         float sum[4] = {}, n_sum = 0;
@@ -194,22 +215,23 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
     __syncthreads();
 
     const float inter = (kReverse ? inter_s : inter_t)[row4];
-    float row_sum = 0;
+    float within[4] = {}, row_sum = 0;  // what the chunk's other tokens give
     for (int e = 0; e < 4; ++e) out[e] *= inter;
     for (int c = 0; c < kChunk; ++c) {
-      const float p = s.p[row4][c];
+      const float p = kDots && c == row4 ? 0.0f : s.p[row4][c];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) out[e] += p * s.z[c][column4 + e];
-      row_sum += p;
+      for (int e = 0; e < 4; ++e) within[e] += p * s.z[c][column4 + e];
     }
+    for (int c = tid % 4; c < kChunk; c += 4) row_sum += s.p[row4][c];
     const std::int64_t position =
         (static_cast<std::int64_t>(head) * a.sizes.chunks + chunk) * kChunk + row4;
+    float inverse = 1;
     if (kSweep == Sweep::kForward && a.normalize) {
-      n_dot += __shfl_xor_sync(kAllLanes, n_dot, 1);
-      n_dot += __shfl_xor_sync(kAllLanes, n_dot, 2);
-      const float beta = row_sum + inter * n_dot, floor = auxiliary[row4];
-      const float inverse = 1.0f / (fmaxf(fabsf(beta), floor) + a.eps);
-      for (int e = 0; e < 4; ++e) out[e] *= inverse;
+      float beta = row_sum + inter * n_dot;
+      beta += __shfl_xor_sync(kAllLanes, beta, 1);
+      beta += __shfl_xor_sync(kAllLanes, beta, 2);
+      const float floor = auxiliary[row4];
+      inverse = 1.0f / (fmaxf(fabsf(beta), floor) + a.eps);
       if (a.inverse_norm != nullptr && slice == 0 && column4 == 0 && row4 < count) {
         a.inverse_norm[position] = inverse;
         a.sign[position] = fabsf(beta) > floor ? copysignf(1.0f, beta) : 0.0f;
@@ -219,21 +241,43 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
       const float weight = kSweep == Sweep::kGradQ ? inter * auxiliary[row4] : inter;
       for (int e = 0; e < 4; ++e) out[e] += weight * s.n[column4 + e];
     }
-    float dot = 0;
+    const float own = kDots ? s.p[row4][row4] : 0.0f;
+    float dot_inter = 0, dot_within = 0, dot_own = 0;
     if (row4 < count) {
       T* to = const_cast<T*>(row_of<T>(a.out, b, first + row4, h)) + from;
       const T* with = kDots ? row_of<T>(a.dot, b, first + row4, h) + from : nullptr;
       for (int e = 0; e < 4; ++e) {
         if (from + column4 + e >= a.z_dim) continue;
-        to[column4 + e] = static_cast<T>(out[e]);
-        if (kDots) dot += out[e] * to_float(with[column4 + e]);
+        const float own_part = own * s.z[row4][column4 + e];
+        to[column4 + e] = static_cast<T>((out[e] + (within[e] + own_part)) * inverse);
+        if (kDots) {
+          const float x = to_float(with[column4 + e]);
+          dot_inter += out[e] * x;
+          dot_within += within[e] * x;
+          dot_own += own_part * x;
+        }
       }
     }
     if (kDots) {
-      dot += __shfl_xor_sync(kAllLanes, dot, 1);
-      dot += __shfl_xor_sync(kAllLanes, dot, 2);
+      for (int d = 1; d < 4; d *= 2) {
+        dot_inter += __shfl_xor_sync(kAllLanes, dot_inter, d);
+        dot_within += __shfl_xor_sync(kAllLanes, dot_within, d);
+        dot_own += __shfl_xor_sync(kAllLanes, dot_own, d);
+      }
       if (column4 == 0) {
-        a.dot_out[slice * a.part_stride + position] = dot;
+        const std::int64_t at = slice * a.part_stride + position;
+        if (kSweep == Sweep::kGradQ) {
+          a.dot_out[at] = dot_inter + dot_within;
+        } else {
+          a.dot_out[at] = dot_inter + (dot_within + dot_own);
+          a.off_out[at] = is_final(chunk) ? dot_within : dot_inter + dot_within;
+          if (is_final(chunk)) {
+            a.final_inter[(static_cast<std::int64_t>(slice) * a.sizes.batch * a.sizes.heads +
+                           head) *
+                              kChunk +
+                          row4] = dot_inter;
+          }
+        }
       }
       __syncthreads();
       if (has_n && tid < kColumns) {
@@ -246,11 +290,7 @@ __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs 
       }
     }
     __syncthreads();
-    if (kSweep == Sweep::kGradQ && at_checkpoint(chunk)) {
-      float* keep = checkpoint_of(chunk);
-      for (int e = tid; e < a.x_dim * kColumns; e += kThreads) keep[e] = s.state[e];
-      if (tid < kColumns) keep[a.x_dim * kColumns + tid] = s.n[tid];
-    }
+    if (kSweep == Sweep::kGradQ && at_checkpoint(chunk)) keep_state(chunk);
   }
 
   if (a.c_out != nullptr) {
