@@ -13,7 +13,7 @@
 #include "lram/tokenization/observation_encoder.h"
 
 namespace lram::agents {
-// R rows of a group, S context_length, A action slots, C classes.
+// R rows of a group, S window_steps, A action slots, C classes.
 
 struct RecurrentAgent::Task {
   tokenization::TaskEntry entry;
@@ -94,6 +94,9 @@ RecurrentAgent::RecurrentAgent(std::shared_ptr<model::Policy> policy,
   LRAM_CHECK(options_.target_returns.empty() || options_.target_returns.size() == specs.size(),
              options_.target_returns.size(), " target returns for ", specs.size(), " rows");
   const model::PolicyConfig& config = policy_->config();
+  LRAM_CHECK(options_.window_steps >= 0, "window_steps is ", options_.window_steps,
+             ", wanted 0 or more");
+  if (options_.window_steps == 0) options_.window_steps = config.context_length;
   const tokenization::ActionLayout layout = {config.action_slots, config.discrete_ids,
                                              config.num_bins};
   rows_.resize(specs.size());
@@ -130,7 +133,7 @@ RecurrentAgent::RecurrentAgent(std::shared_ptr<model::Policy> policy,
       group.step = make_step_input(size, config.state_dim);
       group.state = policy_->initial_state(size);
     } else {
-      group.window = make_window(size, config.context_length, config.state_dim);
+      group.window = make_window(size, options_.window_steps, config.state_dim);
     }
     groups_.push_back(std::move(group));
   }
@@ -211,7 +214,7 @@ void RecurrentAgent::fill(Group& group, std::int64_t r, const AgentInput& input,
     group.step.previous_reward.data_ptr<float>()[r] = reward;
     group.step.first.data_ptr<bool>()[r] = first;
   } else {
-    const std::int64_t steps = policy_->config().context_length;
+    const std::int64_t steps = options_.window_steps;
     // Behind the newest step stands no reward yet; the action is read before that token.
     *shift(group.window.reward, r, steps, 1) = 0.0f;
     if (steps > 1) group.window.reward.data_ptr<float>()[(r + 1) * steps - 2] = reward;

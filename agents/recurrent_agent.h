@@ -25,10 +25,11 @@ struct AgentInput {
 struct AgentOptions {
   enum class Mode {
     kCarried,  ///< the recurrent state since the episode's start
-    kWindow,   ///< the last context_length steps, recomputed from an empty state: LRAM's published
-               ///< way
+    kWindow,   ///< the last steps, recomputed from an empty state: LRAM's published way
   };
   Mode mode = Mode::kCarried;
+  /// Length of the window, 0 = the policy's context_length.
+  std::int64_t window_steps = 0;
   /// Return-to-go at the start of an episode, one per row, in the task's units; empty = the
   /// checkpoint's target_return.
   std::vector<double> target_returns = {};

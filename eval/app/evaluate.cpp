@@ -26,7 +26,7 @@ using Mode = agents::AgentOptions::Mode;
 
 struct Settings {
   std::string checkpoint, tasks, target = "data", mode = "carried", csv, out;
-  std::int64_t episodes = 20;
+  std::int64_t episodes = 20, window_steps = 0;
   std::uint64_t first_seed = envs::kFirstHeldOutSeed;
   std::size_t num_envs = 32, threads = 0;
   bool json = false;
@@ -102,6 +102,7 @@ eval::TaskEvaluation play(const std::shared_ptr<model::Policy>& policy, const st
              .auto_reset = false});
   agents::RecurrentAgent agent(policy, envs.specs(),
                                {.mode = mode,
+                                .window_steps = settings.window_steps,
                                 .target_returns = std::vector(envs.size(), target),
                                 .num_threads = settings.threads});
   const char* name = mode == Mode::kCarried ? "carried" : "window";
@@ -139,8 +140,11 @@ int evaluate(const app::Args& args) {
       "table) or a number")(
       "mode", po::value(&settings.mode)->default_value(settings.mode),
       "carried (state kept over the episode), window (last steps recomputed, LRAM's published "
-      "way) or both")("num-envs", po::value(&settings.num_envs)->default_value(settings.num_envs),
-                      "episodes played at once; changes no score")(
+      "way) or both")("window-steps",
+                      po::value(&settings.window_steps)->default_value(settings.window_steps),
+                      "length of the window, 0 = the context length of training (LRAM: 50)")(
+      "num-envs", po::value(&settings.num_envs)->default_value(settings.num_envs),
+      "episodes played at once; changes no score")(
       "threads", po::value(&settings.threads)->default_value(settings.threads),
       "0 = one per core; changes no score")("json", po::bool_switch(&settings.json),
                                             "print JSON with every episode")(
@@ -152,6 +156,9 @@ int evaluate(const app::Args& args) {
   if (settings.episodes < 1 || settings.num_envs < 1)
     throw_error(ErrorKind::kUsage, "--episodes is {} and --num-envs {}, wanted at least 1",
                 settings.episodes, settings.num_envs);
+  if (settings.window_steps < 0)
+    throw_error(ErrorKind::kUsage, "--window-steps is {}, wanted 0 or more", settings.window_steps);
+  check_threads(static_cast<std::int64_t>(settings.threads));
   const std::vector<Mode> modes = parse_modes(settings.mode);
 
   // Groups of rows are spread over the cores; inside of one LibTorch stays on its core.

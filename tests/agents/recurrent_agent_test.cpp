@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -136,12 +137,16 @@ TEST_P(EachBackbone, CarriedEqualsForwardOverTheEpisode) {
 TEST_P(EachBackbone, WindowEqualsForwardOfTheLastSteps) {
   const torch::NoGradGuard no_grad;
   const Stream stream(spec_of(*policy_, kWalker), 20, 2);
-  const std::vector<Action> actions = play_alone(policy_, kWalker, stream, {.mode = Mode::kWindow});
-  for (std::size_t t = 0; t < 20; ++t) {
-    const std::size_t begin = t + 1 < 8 ? 0 : t + 1 - 8;
-    const torch::Tensor logits =
-        policy_->forward(window_of(*policy_, kWalker, stream, begin, t + 1)).logits[0][-1];
-    EXPECT_EQ(actions[t], action_of(*policy_, kWalker, logits)) << "step " << t;
+  for (const std::size_t steps : {0, 5, 11}) {  // 0: the context length, 8
+    const std::vector<Action> actions =
+        play_alone(policy_, kWalker, stream,
+                   {.mode = Mode::kWindow, .window_steps = static_cast<std::int64_t>(steps)});
+    for (std::size_t t = 0; t < 20; ++t) {
+      const std::size_t end = t + 1, begin = end - std::min(end, steps == 0 ? 8 : steps);
+      const torch::Tensor logits =
+          policy_->forward(window_of(*policy_, kWalker, stream, begin, end)).logits[0][-1];
+      EXPECT_EQ(actions[t], action_of(*policy_, kWalker, logits)) << steps << " step " << t;
+    }
   }
 }
 
