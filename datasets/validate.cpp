@@ -70,11 +70,32 @@ void check_crcs(const Dataset& data, std::vector<Finding>& out) {
                      fmt::format("{:08x} as written", array.crc32c)});
 }
 
+// The least and the greatest value of each column.
+class Ranges {
+ public:
+  explicit Ranges(std::size_t width)
+      : low_(width, std::numeric_limits<float>::infinity()),
+        high_(width, -std::numeric_limits<float>::infinity()) {}
+
+  void add(std::size_t column, float value) {
+    low_[column] = std::min(low_[column], value);
+    high_[column] = std::max(high_[column], value);
+  }
+  void report_constants(Kind& kind) const {
+    for (std::size_t column = 0; column < low_.size(); ++column)
+      if (low_[column] == high_[column])
+        kind.add(fmt::format("[:,{}]", column), fmt::format("{} in every row", low_[column]),
+                 "a column that varies");
+  }
+
+ private:
+  std::vector<float> low_, high_;
+};
+
 void check_observations(const EpisodeFile& file, std::vector<Finding>& out) {
   const auto width = static_cast<std::size_t>(file.spec().observation.vector_size);
   if (width == 0 || file.episodes().empty()) return;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  std::vector<float> low(width, kInfinity), high(width, -kInfinity);
+  Ranges ranges(width);
   {
     Kind kind(out, "/observations");
     for_each_episode(file, [&](const EpisodeView& episode, const Place& place) {
@@ -84,20 +105,19 @@ void check_observations(const EpisodeFile& file, std::vector<Finding>& out) {
         if (!std::isfinite(value))
           kind.add(place.row(static_cast<std::int64_t>(i / width), column),
                    fmt::format("{}", value), "a finite number");
-        low[column] = std::min(low[column], value);
-        high[column] = std::max(high[column], value);
+        ranges.add(column, value);
       }
     });
   }
   Kind kind(out, "/observations");
-  for (std::size_t column = 0; column < width; ++column)
-    if (low[column] == high[column])
-      kind.add(fmt::format("[:,{}]", column), fmt::format("{} in every row", low[column]),
-               "a column that varies");
+  ranges.report_constants(kind);
 }
 
 void check_actions(const EpisodeFile& file, std::vector<Finding>& out) {
   const ActionSpec& spec = file.spec().action;
+  const auto width = static_cast<std::size_t>(spec.discrete ? 0 : spec.size);
+  Ranges ranges(width);
+  std::int64_t steps = 0;
   Kind kind(out, "/actions");
   for_each_episode(file, [&](const EpisodeView& episode, const Place& place) {
     for (std::size_t t = 0; t < episode.discrete_actions.size(); ++t) {
@@ -106,7 +126,6 @@ void check_actions(const EpisodeFile& file, std::vector<Finding>& out) {
         kind.add(place.step(static_cast<std::int64_t>(t)), std::to_string(action),
                  fmt::format("0 to {}", spec.num_actions - 1));
     }
-    const auto width = static_cast<std::size_t>(spec.size);
     for (std::size_t i = 0; i < episode.actions.size(); ++i) {
       const float action = episode.actions[i];
       const std::size_t column = i % width;
@@ -118,8 +137,11 @@ void check_actions(const EpisodeFile& file, std::vector<Finding>& out) {
       else if (action < low || action > high)
         kind.add(place.step(step, column), fmt::format("{}", action),
                  fmt::format("{} to {}", low, high));
+      ranges.add(column, action);
     }
+    steps += episode.length();
   });
+  if (steps > 1) ranges.report_constants(kind);
 }
 
 void check_rewards(const EpisodeFile& file, std::vector<Finding>& out) {

@@ -57,7 +57,7 @@ int data_validate(const Args& args) {
   bool json = false;
   CommandLine line("lram data validate FILE...",
                    "Looks at every value of data sets and journals (.part): checksums, non-finite "
-                   "numbers,\nconstant observation columns, actions outside their bounds, lengths, "
+                   "numbers,\nconstant columns, actions outside their bounds, lengths, "
                    "end flags, returns.\nExit code 3 where something is found.");
   line.options().add_options()("file", po::value(&files)->required(), "data sets (bare arguments)")(
       "json", po::bool_switch(&json), "print JSON");

@@ -65,6 +65,11 @@ TEST(Validate, FindsAColumnThatNeverVaries) {
                 for (std::size_t i = 2; i < e.observations.size(); i += 3) e.observations[i] = 0.5f;
             }),
             Texts{"/observations[:,2]: 0.5 in every row, wanted a column that varies"});
+  EXPECT_EQ(findings([](Episodes& episodes) {
+              for (Episode& e : episodes)
+                for (std::size_t i = 1; i < e.actions.size(); i += 2) e.actions[i] = 0.25f;
+            }),
+            Texts{"/actions[:,1]: 0.25 in every row, wanted a column that varies"});
 }
 
 TEST(Validate, FindsActionsOutsideTheirBounds) {
