@@ -140,8 +140,15 @@ void check_case(const GoldenCase& one, torch::ScalarType type) {
 
   const torch::Tensor logits = policy->forward(batch).logits;
   test::expect_close(packed(logits, real), golden["out.logits"], tolerance, "logits");
-  EXPECT_TRUE(
-      torch::equal(packed(greedy_classes(logits, legal), real), golden["out.argmax_legal"]));
+  // Rounding may swap two legal classes that are as good as equal.
+  const double lowest = -std::numeric_limits<double>::infinity();
+  const torch::Tensor best = std::get<0>(logits.masked_fill(~legal, lowest).topk(2, -1));
+  const torch::Tensor first = best.select(-1, 0), gap = first - best.select(-1, 1);
+  const torch::Tensor clear =
+      packed(gap > 2 * (tolerance.atol + tolerance.rtol * first.abs()), real);
+  EXPECT_GT(clear.count_nonzero().item<std::int64_t>(), 0);
+  EXPECT_TRUE(torch::equal(packed(greedy_classes(logits, legal), real).masked_select(clear),
+                           golden["out.argmax_legal"].masked_select(clear)));
 
   const torch::Tensor loss = action_loss(logits, target);
   loss.backward({}, /*retain_graph=*/true);
