@@ -253,6 +253,7 @@ int data_collect(const Args& args) {
       "json", po::bool_switch(&o.json), "print the result as JSON");
   if (!line.parse(args)) return 0;
   check(o);
+  check_threads(static_cast<std::int64_t>(o.threads));
 
   const TaskSpec spec = envs::make(o.task)->spec();
   const auto expert = agents::experts::make_expert(o.agent, o.task, {.settings = o.settings});

@@ -66,9 +66,9 @@ int bench_env(const Args& args) {
       "threads of the VectorEnv")("json", po::bool_switch(&json), "print JSON");
   if (!line.parse(args)) return 0;
   for (const auto& [name, value] :
-       {std::pair{"rounds", options.rounds}, std::pair{"num-envs", options.num_envs},
-        std::pair{"threads", options.num_threads}})
+       {std::pair{"rounds", options.rounds}, std::pair{"num-envs", options.num_envs}})
     if (value < 1) throw_error(ErrorKind::kUsage, "--{} is {}, wanted 1 or more", name, value);
+  check_threads(options.num_threads, 1);
 
   std::vector<std::string> ids = tasks.empty() ? simulator_tasks() : split_list(tasks, "task");
   for (std::string& id : ids) id = envs::make(id)->spec().id;

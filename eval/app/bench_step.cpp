@@ -96,9 +96,9 @@ int bench_step(const app::Args& args) {
   if (!line.parse(args)) return 0;
   if (!checkpoint.empty() && line.given("size"))
     throw_error(ErrorKind::kUsage, "--checkpoint and --size are given, wanted one of them");
-  if (options.steps < 1 || options.threads < 0)
-    throw_error(ErrorKind::kUsage, "--steps is {} and --threads {}, wanted at least 1 and 0",
-                options.steps, options.threads);
+  if (options.steps < 1)
+    throw_error(ErrorKind::kUsage, "--steps is {}, wanted at least 1", options.steps);
+  check_threads(options.threads);
   const std::vector<std::string> chosen = split_list(models, "--models");
   for (const std::string& model : chosen)
     if (model != "xlstm" && model != "transformer")

@@ -253,8 +253,8 @@ int probe(const Args& args) {
       "json", po::bool_switch(&o.as_json), "print runs and verdicts as JSON");
   if (!line.parse(args)) return 0;
   LRAM_CHECK(o.steps >= 0, "--steps is ", o.steps, ", wanted 0 or more");
-  LRAM_CHECK(o.jobs >= 0 && o.threads >= 1, "--jobs is ", o.jobs, " and --threads ", o.threads,
-             ", wanted 0 or more and 1 or more");
+  check_threads(o.jobs, 0, "--jobs");
+  check_threads(o.threads, 1);
   if (o.show && o.out.empty())
     throw_error(ErrorKind::kUsage, "--show needs --out, the file that it shows");
 

@@ -247,6 +247,7 @@ int train(const Args& given) {
     config_ini = second.resolved_ini();
     options = again;
   }
+  check_threads(options.threads);
   if (!options.resume.empty() && !options.run.empty())
     throw_error(ErrorKind::kUsage, "--run {} beside --resume {}: wanted one of them", options.run,
                 options.resume);

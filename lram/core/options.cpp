@@ -1,12 +1,12 @@
 #include "lram/core/options.h"
 
 #include <cstdint>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <sstream>
 
 #include "lram/core/error.h"
+#include "lram/core/file.h"
 
 namespace lram {
 namespace {
@@ -38,6 +38,20 @@ bool print_as(std::string& out, const boost::any& value) {
   return typed != nullptr;
 }
 
+// Boost reads "-1" as a huge unsigned number.
+void refuse_negative_counts(const po::parsed_options& parsed) {
+  for (const auto& given : parsed.options) {
+    if (given.value.empty() || !given.value.front().starts_with('-')) continue;
+    const auto* option = parsed.description->find_nothrow(given.string_key, false);
+    const auto* typed = option == nullptr
+                            ? nullptr
+                            : dynamic_cast<const po::typed_value_base*>(option->semantic().get());
+    if (typed != nullptr && typed->value_type() == typeid(std::uint64_t))
+      throw_error(ErrorKind::kUsage, "--{} is {}, wanted 0 or more", given.string_key,
+                  given.value.front());
+  }
+}
+
 std::string to_text(const std::string& name, const boost::any& value) {
   std::string out;
   const bool known = print_as<std::string>(out, value) || print_as<bool>(out, value) ||
@@ -45,6 +59,9 @@ std::string to_text(const std::string& name, const boost::any& value) {
                      print_as<std::uint64_t>(out, value) || print_as<double>(out, value) ||
                      print_as<float>(out, value);
   if (!known) throw_error(ErrorKind::kInternal, "option '{}' has a type that no INI holds", name);
+  if (out.find_first_of("#\n") != std::string::npos)
+    throw_error(ErrorKind::kUsage,
+                "{} is '{}', wanted no '#' and no line break: a recipe ends there", name, out);
   return out;
 }
 }  // namespace
@@ -59,25 +76,27 @@ bool CommandLine::parse(const std::vector<std::string>& args) {
                            "INI file with any of the keys below");
   namespace style = po::command_line_style;
   try {
-    po::store(po::command_line_parser(args)
-                  .options(options_)
-                  .positional(positional_)
-                  .style(style::unix_style & ~style::allow_guessing)
-                  .run(),
-              values_);
+    const po::parsed_options parsed = po::command_line_parser(args)
+                                          .options(options_)
+                                          .positional(positional_)
+                                          .style(style::unix_style & ~style::allow_guessing)
+                                          .run();
+    refuse_negative_counts(parsed);
+    po::store(parsed, values_);
     if (values_.count("help")) {
       std::cout << "usage: " << usage_ << "\n\n" << about_ << "\n\n" << options_;
       return false;
     }
     if (values_.count("recipe")) {
       const auto path = values_["recipe"].as<std::string>();
-      std::ifstream file(path);
-      if (!file) throw_error(ErrorKind::kUsage, "{}: cannot open the recipe", path);
+      std::istringstream file(read_file(path));
       po::options_description keys;
       for (const auto& option : options_.options())
         if (option->long_name().find('.') != std::string::npos) keys.add(option);
       try {
-        po::store(po::parse_config_file(file, keys), values_);
+        const po::parsed_options parsed = po::parse_config_file(file, keys);
+        refuse_negative_counts(parsed);
+        po::store(parsed, values_);
       } catch (const po::unknown_option& error) {
         refuse_unknown(path + ": ", error.get_option_name(), known_names(options_, true), "");
       } catch (const po::error& error) {
@@ -117,5 +136,11 @@ std::vector<std::string> split_list(const std::string& text, const char* option)
   }
   if (out.empty()) throw_error(ErrorKind::kUsage, "{} is empty", option);
   return out;
+}
+
+void check_threads(std::int64_t count, std::int64_t least, const char* option) {
+  constexpr std::int64_t kMost = 1024;
+  if (count < least || count > kMost)
+    throw_error(ErrorKind::kUsage, "{} is {}, wanted {} to {}", option, count, least, kMost);
 }
 }  // namespace lram

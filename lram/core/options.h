@@ -1,5 +1,6 @@
 #pragma once
 #include <boost/program_options.hpp>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -45,5 +46,9 @@ class CommandLine {
 
 /// "a,b" -> {"a", "b"}; empty entries are refused with Error(kUsage) that names `option`.
 std::vector<std::string> split_list(const std::string& text, const char* option);
+
+/// Refuses a count of threads outside of `least` to 1024, among them a negative one that was read
+/// as unsigned, with Error(kUsage) that names `option`.
+void check_threads(std::int64_t count, std::int64_t least = 0, const char* option = "--threads");
 
 }  // namespace lram

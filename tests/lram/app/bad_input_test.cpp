@@ -112,10 +112,30 @@ TEST_F(BadInput, MissingFilesAreNamed) {
     expect_failure(lram_command({"data", verb, absent}), 3, {absent});
   EXPECT_EQ(lram_command({"data", "validate", absent}).exit_code, 3);
   expect_failure(lram_command({"train", "--recipe", recipe_, "--data.files", absent}), 3, {absent});
-  expect_failure(lram_command({"train", "--recipe", absent}), 2, {absent});
+  expect_failure(lram_command({"train", "--recipe", absent}), 3, {absent});
+  expect_failure(lram_command({"train", "--recipe", folder_.path()}), 3, {folder_.path()});
   expect_failure(lram_command({"train", "--resume", absent}), 3, {absent});
   expect_failure(lram_command({"eval", "--checkpoint", absent}), 3, {absent});
   expect_failure(lram_command({"report", absent}), 3, {absent});
+}
+
+TEST_F(BadInput, AbsurdNumbersOfThreadsAreRefused) {
+  const std::string out = folder_.path() / "more.h5";
+  for (const Words& verb :
+       std::vector<Words>{{"data", "collect", "--task", kTask, "--agent", "sweep", "--episodes",
+                           "1", "--out", out},
+                          {"train", "--recipe", recipe_, "--data.files", data_, "--run", fresh_},
+                          {"eval", "--checkpoint", checkpoint_, "--episodes", "1"},
+                          {"bench", "env", "--task", "dmcontrol/point_mass_easy"},
+                          {"bench", "step", "--steps", "1"},
+                          {"probe", "--steps", "1"}})
+    for (const char* threads : {"1025", "-1"}) {
+      Words words = verb;
+      words.insert(words.end(), {"--threads", threads});
+      expect_failure(lram_command(words), 2, {"--threads", threads, "wanted "});
+    }
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_FALSE(fs::exists(fresh_));
 }
 
 TEST_F(BadInput, ATruncatedDataSetIsRefused) {

@@ -217,7 +217,7 @@ TEST_F(TrainTest, BadInputGetsItsExitCodeAndOneLine) {
       {with({"--run", fresh, "--train.steps", "many"}), 2, "train.steps"},
       {with({"--run", fresh, "--model.num_heads", "3"}), 2, "model.num_heads"},
       {with({"--run", fresh, "--train.device", "tpu"}), 2, "wanted cpu, cuda or cuda:N"},
-      {{"--recipe", "/absent.ini"}, 2, "/absent.ini: cannot open the recipe"},
+      {{"--recipe", "/absent.ini"}, 3, "/absent.ini"},
       {{"--recipe", recipe_.string(), "--data.files", "/absent.h5"}, 3, "/absent.h5"},
       {{"--recipe", recipe_.string()}, 2, "data.files is empty"},
       {{"--resume", fresh}, 3, "wanted a run of 'lram train' to resume"},

@@ -10,20 +10,22 @@ namespace lram {
 namespace {
 struct Config {
   int batch_size = 8;
+  std::uint64_t seed = 0;
   double peak_lr = 1e-4;
   bool carry_state = false;
   std::string files = "a b";
 };
 
 void describe(po::options_description& options, Config& c) {
-  options.add_options()("train.batch_size", po::value(&c.batch_size)->default_value(c.batch_size),
-                        "")("train.peak_lr", po::value(&c.peak_lr)->default_value(c.peak_lr), "")(
+  options.add_options()("train.seed", po::value(&c.seed)->default_value(c.seed), "")(
+      "train.batch_size", po::value(&c.batch_size)->default_value(c.batch_size), "")(
+      "train.peak_lr", po::value(&c.peak_lr)->default_value(c.peak_lr), "")(
       "train.carry_state", po::value(&c.carry_state)->default_value(c.carry_state), "")(
       "data.files", po::value(&c.files)->default_value(c.files), "");
 }
 
 // What parse() says, or "" when it is content.
-std::string complaint(const std::vector<std::string>& args) {
+std::string complaint(const std::vector<std::string>& args, ErrorKind kind = ErrorKind::kUsage) {
   Config config;
   CommandLine line("lram train", "");
   describe(line.options(), config);
@@ -31,7 +33,7 @@ std::string complaint(const std::vector<std::string>& args) {
   try {
     line.parse(args);
   } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_EQ(error.kind(), kind);
     return error.what();
   }
   return "";
@@ -58,6 +60,22 @@ TEST(CommandLine, ResolvedIniGivesTheSameValuesAgain) {
   EXPECT_EQ(again.resolved_ini(), line.resolved_ini());
 }
 
+TEST(CommandLine, RefusesWhatARecipeCannotHold) {
+  Config config;
+  CommandLine line("lram train", "");
+  describe(line.options(), config);
+  line.parse({"--data.files", "run#3/a.h5"});
+  EXPECT_THROW(line.resolved_ini(), Error);
+}
+
+TEST(CommandLine, RefusesANegativeCount) {
+  EXPECT_EQ(complaint({"--train.seed", "-1"}), "--train.seed is -1, wanted 0 or more");
+  const test::TempFolder folder;
+  const auto recipe = folder.path() / "r.ini";
+  write_file_atomically(recipe, "[train]\nseed = -7\n");
+  EXPECT_NE(complaint({"--recipe", recipe}).find("seed is -7"), std::string::npos);
+}
+
 TEST(CommandLine, WinsOverTheRecipe) {
   const test::TempFolder folder;
   const auto recipe = folder.path() / "r.ini";
@@ -79,7 +97,8 @@ TEST(CommandLine, NamesTheNearestKnownName) {
             "unknown option '--train.peek_lr', did you mean '--train.peak_lr'?");
   EXPECT_EQ(complaint({"--recipe", recipe}),
             recipe.string() + ": unknown key 'train.batchsize', did you mean 'train.batch_size'?");
-  EXPECT_EQ(complaint({"--recipe", "/none.ini"}), "/none.ini: cannot open the recipe");
+  EXPECT_EQ(complaint({"--recipe", "/none.ini"}, ErrorKind::kInput),
+            "/none.ini: cannot open: No such file or directory");
   EXPECT_NE(complaint({"--train.batch_size", "x"}).find("'x'"), std::string::npos);
   EXPECT_NE(complaint({"stray"}).find("too many arguments"), std::string::npos);
 }
