@@ -129,6 +129,8 @@ void run(const MlstmBackward& args) {
                          .state_dot = w.state_dot,
                          .state_parts = slices * 8,
                          .checkpoints = n.checkpoints,
+                         .final_rest = nullptr,
+                         .rest_parts = 0,
                          .final_gradient = args.dfinal.c != nullptr,
                          .di = args.di,
                          .df = args.df},

@@ -42,12 +42,85 @@ __device__ __forceinline__ void zero_tail(const ChunkTiles& tiles, int count) {
   group_sync(here);
 }
 
+/// q . n in float32 over 64 columns; a quad's lanes take every fourth 16 bytes of the two rows.
+template <int kUnroll>
+__device__ __forceinline__ void add_n_dot(const unsigned char* x_tile, const float* n,
+                                          const Stand& here, float (&n_dot)[2]) {
+#pragma unroll kUnroll
+  for (int i = 0; i < 2; ++i) {
+    const int piece = 4 * i + here.quad;
+    const float4 n_low = *reinterpret_cast<const float4*>(n + 8 * piece);
+    const float4 n_high = *reinterpret_cast<const float4*>(n + 8 * piece + 4);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint4 q = *reinterpret_cast<const uint4*>(
+          x_tile + swizzle_128(static_cast<std::uint32_t>(here.row + 8 * r),
+                               static_cast<std::uint32_t>(8 * piece)));
+      n_dot[r] +=
+          __uint_as_float(q.x << 16) * n_low.x + __uint_as_float(q.x & 0xffff0000u) * n_low.y +
+          __uint_as_float(q.y << 16) * n_low.z + __uint_as_float(q.y & 0xffff0000u) * n_low.w +
+          __uint_as_float(q.z << 16) * n_high.x + __uint_as_float(q.z & 0xffff0000u) * n_high.y +
+          __uint_as_float(q.w << 16) * n_high.z + __uint_as_float(q.w & 0xffff0000u) * n_high.w;
+    }
+  }
+}
+
+/// S = x y^T and x Z side by side, where x comes in pieces: each is handed back when the next one's
+/// products are on their way.
+template <int kRows, int kColumns, Sweep kSweep>
+__device__ __forceinline__ void products_by_piece(const SweepShared<kRows, kColumns, kSweep>& at,
+                                                  unsigned char* y_tile, int group, bool has_n,
+                                                  float (&s)[32], float (&o)[kColumns / 4],
+                                                  float (&n_dot)[2]) {
+  using H = Half<kRows, kColumns, kSweep>;
+  using Shared = SweepShared<kRows, kColumns, kSweep>;
+  constexpr int kPieces = Shared::kXPieces;
+  // A piece has its place and parity whatever the chunk.
+  static_assert(kPieces % (2 * Shared::kXStages) == 0);
+  const std::uint64_t y_descriptor = wgmma_descriptor(shared_address(y_tile));
+  const std::uint64_t state_descriptor =
+      wgmma_descriptor(shared_address(at.state) + H::offset(group, H::kStateTile), H::kStateTile);
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    const int stage = piece % Shared::kXStages;
+    const int parity = piece / Shared::kXStages & 1;
+    unsigned char* const x_tile = at.x_ring + stage * H::Tiles::kXPieceBytes;
+    const std::uint64_t x_descriptor = wgmma_descriptor(shared_address(x_tile));
+    mbarrier_wait(at.x_full + stage, parity);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      wgmma_ss<64, Major::kK, Major::kK>(s, x_descriptor + k_step(k),
+                                         y_descriptor + k_step(4 * piece + k), piece + k > 0);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      wgmma_ss<H::kHalf, Major::kK, Major::kMn>(
+          o, x_descriptor + k_step(k), state_descriptor + mn_step(4 * piece + k), piece + k > 0);
+    }
+    wgmma_commit();
+    if (H::kForward && has_n) {
+      const Stand here;
+      add_n_dot<1>(x_tile, H::n_of(at.vectors, here) + 64 * piece, here, n_dot);
+    }
+    if (piece > 0) {
+      wgmma_wait<1>();
+      __syncwarp();
+      if (Stand().lane == 0) mbarrier_arrive(at.x_empty + (piece - 1) % Shared::kXStages);
+    }
+  }
+  wgmma_wait<0>();
+  keep_all(s);
+  keep_all(o);
+  __syncwarp();
+  if (Stand().lane == 0) mbarrier_arrive(at.x_empty + (kPieces - 1) % Shared::kXStages);
+}
+
 /// The output's pairs of bf16 in stmatrix's order; with kDots its products too. `n`: chunks before.
 template <int kRows, int kColumns, Sweep kSweep>
 __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepItem& item,
                                                 const SweepShared<kRows, kColumns, kSweep>& at,
-                                                const ChunkTiles& tiles, int group, int n,
-                                                int chunk, bool has_n,
+                                                const ChunkTiles& tiles, int group, bool has_n,
                                                 std::uint32_t (&packed)[kColumns / 16][2]) {
   using H = Half<kRows, kColumns, kSweep>;
   constexpr bool kForward = kSweep == Sweep::kForward, kReverse = kIsReverse<kSweep>;
@@ -56,17 +129,22 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
   unsigned char *const x_tile = tiles.x, *const y_tile = tiles.y, *const z_tile = tiles.z;
   const float* const factors = tiles.factors;
   const int x_stage = tiles.x_stage;
-  // --- S = x y^T
+  constexpr bool kPiecewise = H::Tiles::kPiecewise;
   const std::uint64_t x_descriptor = wgmma_descriptor(shared_address(x_tile));
   const std::uint64_t y_descriptor = wgmma_descriptor(shared_address(y_tile));
-  float s[32];
-  wgmma_fence();
+  float s[32], o[kHalf / 2], n_dot[2] = {0, 0};
+  if constexpr (kPiecewise) {
+    products_by_piece<kRows, kColumns, kSweep>(at, y_tile, group, has_n, s, o, n_dot);
+  } else {
+    // --- S = x y^T
+    wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < kRows / 16; ++k) {
-    const std::uint64_t step_k = k_step(k);
-    wgmma_ss<64, Major::kK, Major::kK>(s, x_descriptor + step_k, y_descriptor + step_k, k > 0);
+    for (int k = 0; k < kRows / 16; ++k) {
+      const std::uint64_t step_k = k_step(k);
+      wgmma_ss<64, Major::kK, Major::kK>(s, x_descriptor + step_k, y_descriptor + step_k, k > 0);
+    }
+    wgmma_commit();
   }
-  wgmma_commit();
   const float* const row_exponents = factors + (kReverse ? kExponentS : kExponentT) * kChunk;
   const float* const column_exponents = factors + (kReverse ? kExponentT : kExponentS) * kChunk;
   const Stand here;
@@ -75,27 +153,10 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
     return factors[(kReverse ? kInterS : kInterT) * kChunk + here.row + 8 * r];
   };
   const auto auxiliary_of = [&](int r) { return factors[kAuxiliary * kChunk + here.row + 8 * r]; };
-  float n_dot[2] = {0, 0};
-  if (kForward && has_n) {
-    // q . n in float32; a quad's lanes take every fourth 16 bytes of the two rows.
+  if (kForward && has_n && !kPiecewise) {
 #pragma unroll
-    for (int i = 0; i < kRows / 32; ++i) {
-      const int piece = 4 * i + quad;
-      const float* const n_here = H::n_of(at.vectors, here) + 8 * piece;
-      const float4 n_low = *reinterpret_cast<const float4*>(n_here);
-      const float4 n_high = *reinterpret_cast<const float4*>(n_here + 4);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const uint4 q =
-            *reinterpret_cast<const uint4*>(x_tile + piece / 8 * 8192 +
-                                            swizzle_128(static_cast<std::uint32_t>(row + 8 * r),
-                                                        static_cast<std::uint32_t>(piece % 8 * 8)));
-        n_dot[r] +=
-            __uint_as_float(q.x << 16) * n_low.x + __uint_as_float(q.x & 0xffff0000u) * n_low.y +
-            __uint_as_float(q.y << 16) * n_low.z + __uint_as_float(q.y & 0xffff0000u) * n_low.w +
-            __uint_as_float(q.z << 16) * n_high.x + __uint_as_float(q.z & 0xffff0000u) * n_high.y +
-            __uint_as_float(q.w << 16) * n_high.z + __uint_as_float(q.w & 0xffff0000u) * n_high.w;
-      }
+    for (int block = 0; block < kRows / 64; ++block) {
+      add_n_dot<2>(x_tile + block * 8192, H::n_of(at.vectors, here) + 64 * block, here, n_dot);
     }
   }
   float row_exponent[2], row_bias[2];
@@ -109,8 +170,10 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
     low[r] = (kReverse ? at : document & 255) - 2 * quad;
     high[r] = (kReverse ? document >> 8 : at) - 2 * quad;
   }
-  wgmma_wait<0>();
-  keep_all(s);
+  if constexpr (!kPiecewise) {
+    wgmma_wait<0>();
+    keep_all(s);
+  }
 
   // --- P
   std::uint32_t p[4][4];
@@ -139,8 +202,11 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
   }
 
   float row_weight[2] = {1, 1};
-  const std::int64_t position =
-      (static_cast<std::int64_t>(item.head) * a.sizes.chunks + chunk) * kChunk + row;
+  // Asked of the item each time: the accumulators leave no registers to keep it.
+  const auto position = [&](int r) {
+    const int chunk = chunk_of<kSweep>(item, item.step);
+    return (static_cast<std::int64_t>(item.head) * a.sizes.chunks + chunk) * kChunk + r;
+  };
   if (kForward && has_n) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -150,8 +216,8 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
       const float floor = auxiliary_of(r);
       row_weight[r] = 1.0f / (fmaxf(fabsf(beta), floor) + a.eps);
       if (a.inverse_norm != nullptr && quad == 0 && here.group == 0 && item.slice == 0) {
-        a.inverse_norm[position + 8 * r] = row_weight[r];
-        a.sign[position + 8 * r] = fabsf(beta) > floor ? copysignf(1.0f, beta) : 0.0f;
+        a.inverse_norm[position(row + 8 * r)] = row_weight[r];
+        a.sign[position(row + 8 * r)] = fabsf(beta) > floor ? copysignf(1.0f, beta) : 0.0f;
       }
     }
   }
@@ -172,22 +238,23 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
       *reinterpret_cast<volatile std::uint32_t*>(at.unused) = bits;
     }
   }
-  const std::uint64_t state_descriptor =
-      wgmma_descriptor(shared_address(at.state) + H::offset(group, H::kStateTile), H::kStateTile);
   const std::uint64_t z_descriptor =
       wgmma_descriptor(shared_address(z_tile) + H::offset(group, 8192), 8192);
-  float o[kHalf / 2];
-  wgmma_fence();
+  if constexpr (!kPiecewise) {
+    const std::uint64_t state_descriptor =
+        wgmma_descriptor(shared_address(at.state) + H::offset(group, H::kStateTile), H::kStateTile);
+    wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < kRows / 16; ++k) {
-    wgmma_ss<kHalf, Major::kK, Major::kMn>(o, x_descriptor + k_step(k),
-                                           state_descriptor + mn_step(k), k > 0);
+    for (int k = 0; k < kRows / 16; ++k) {
+      wgmma_ss<kHalf, Major::kK, Major::kMn>(o, x_descriptor + k_step(k),
+                                             state_descriptor + mn_step(k), k > 0);
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    keep_all(o);
+    __syncwarp();
+    if (here.lane == 0) mbarrier_arrive(at.x_empty + x_stage);
   }
-  wgmma_commit();
-  wgmma_wait<0>();
-  keep_all(o);
-  __syncwarp();
-  if (here.lane == 0) mbarrier_arrive(at.x_empty + x_stage);
   {
     const float inter[2] = {inter_of(0), inter_of(1)};
 #pragma unroll
@@ -205,7 +272,7 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
   const int count = __float_as_int(factors[kChunkHeader<false> + 1]);
   float dot[2] = {0, 0}, n_weight[2] = {0, 0};
   if (kDots) {
-    mbarrier_wait(at.dot_full, n & 1);
+    mbarrier_wait(at.dot_full, (item.before + item.step - item.from) & 1);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       n_weight[r] = kSweep == Sweep::kGradQ ? inter_of(r) * auxiliary_of(r) : inter_of(r);
@@ -242,9 +309,8 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
       dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 1);
       dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 2);
       if (there.quad == 0) {
-        a.dot_out[(2 * item.slice + there.group) * a.part_stride +
-                  (static_cast<std::int64_t>(item.head) * a.sizes.chunks + chunk) * kChunk +
-                  there.row + 8 * r] = dot[r];
+        a.dot_out[(2 * item.slice + there.group) * a.part_stride + position(there.row + 8 * r)] =
+            dot[r];
       }
     }
   }
@@ -269,7 +335,9 @@ __device__ __forceinline__ void update_state(
   const float decay = factors[kChunkHeader<false>];
   if (a.state_only && here.group_tid() == 0) item.decay *= decay;
   float n_sum[kBlocks][2];
-  constexpr int kBuffers = kHalf == 128 ? 1 : 2;  // O takes the registers of the second
+  constexpr bool kPiecewise = H::Tiles::kPiecewise;
+  // Elsewhere O, or all of Z, takes the registers of the second.
+  constexpr int kBuffers = kHalf == 128 || (kPiecewise && kSweep != Sweep::kGradV) ? 1 : 2;
   std::uint32_t y_part[kBuffers][4][4];
   const std::uint64_t z_descriptor =
       wgmma_descriptor(shared_address(z_tile) + H::offset(group, 8192), 8192);
@@ -305,6 +373,18 @@ __device__ __forceinline__ void update_state(
                                   z_descriptor + mn_step(k), true);
     }
     wgmma_commit();
+    if (kForward && has_n && kPiecewise) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float sum = n_sum[block][r];
+        sum += __shfl_xor_sync(kAllLanes, sum, 1);
+        sum += __shfl_xor_sync(kAllLanes, sum, 2);
+        const Stand there;
+        if (there.quad == 0) {
+          H::n_parts_of(at.vectors, there)[64 * block + there.row + 8 * r] = sum;
+        }
+      }
+    }
   }
   if (kDots && has_n) {
     // Column sums of the weighted z: a warp takes 16 tokens, a lane two columns.
@@ -325,7 +405,8 @@ __device__ __forceinline__ void update_state(
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) keep_all(z_acc[block]);
   const Stand late;
-  group_sync(late);  // all four warps are done with z, Z's copy and n
+  group_sync(late);  // all four warps are done with z, Z's copy, n and the step
+  if (late.group_tid() == 0) ++item.step;
   if (!a.state_only) {
 #pragma unroll
     for (int j = 0; j < kHalf / 8; j += 2) {
@@ -341,9 +422,14 @@ __device__ __forceinline__ void update_state(
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        float sum = n_sum[block][r];
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
+        float sum = 0;
+        if (kPiecewise) {
+          sum = H::n_parts_of(at.vectors, late)[64 * block + late.row + 8 * r];
+        } else {
+          sum = n_sum[block][r];
+          sum += __shfl_xor_sync(kAllLanes, sum, 1);
+          sum += __shfl_xor_sync(kAllLanes, sum, 2);
+        }
         float& entry = H::n_of(at.vectors, late)[64 * block + late.row + 8 * r];
         if (late.quad == 0) entry = decay * entry + sum;
       }

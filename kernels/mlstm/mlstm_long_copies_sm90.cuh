@@ -17,7 +17,7 @@ __device__ __forceinline__ void for_each_chunk(const SweepArgs& a, SweepItem& it
     sweep_item<kSweep>(a, index, item);
     if (!item.runs) continue;
     for (int step = item.from; step < item.to; ++step, ++n) {
-      const int chunk = kIsReverse<kSweep> ? item.to - 1 - (step - item.from) : step;
+      const int chunk = chunk_of<kSweep>(item, step);
       use(chunk, item.span.begin + chunk * kChunk, n);
     }
   }
@@ -55,12 +55,16 @@ __device__ __forceinline__ void load_x(const SweepMaps& maps, const SweepArgs& a
   using Shared = SweepShared<kRows, kColumns, kSweep>;
   using Tiles = typename Shared::Tiles;
   for_each_chunk<kSweep>(a, item, [&](int, int token, int n) {
-    const RingPlace place = ring_place<Shared::kXStages>(n);
-    mbarrier_wait(at.x_empty + place.stage, place.parity ^ 1);
-    mbarrier_arrive_expect(at.x_full + place.stage, Tiles::kXBytes);
-    for (int block = 0; block < Tiles::kBlocks; ++block) {
-      tma_load_4d(at.x_ring + place.stage * Tiles::kXBytes + block * 8192, &maps.x,
-                  at.x_full + place.stage, 64 * block, item.h, token, item.b);
+    for (int piece = 0; piece < Shared::kXPieces; ++piece) {
+      const RingPlace place = ring_place<Shared::kXStages>(n * Shared::kXPieces + piece);
+      mbarrier_wait(at.x_empty + place.stage, place.parity ^ 1);
+      mbarrier_arrive_expect(at.x_full + place.stage, Tiles::kXPieceBytes);
+      constexpr int kPieceBlocks = Tiles::kBlocks / Shared::kXPieces;
+      for (int block = 0; block < kPieceBlocks; ++block) {
+        tma_load_4d(at.x_ring + place.stage * Tiles::kXPieceBytes + block * 8192, &maps.x,
+                    at.x_full + place.stage, 64 * (piece * kPieceBlocks + block), item.h, token,
+                    item.b);
+      }
     }
     if (kHasDots<kSweep>) {
       mbarrier_wait(at.dot_empty, (n & 1) ^ 1);

@@ -39,7 +39,7 @@ Workspace carve(const MlstmProblem& p, Carver& carver) {
 const char* refuses(const MlstmProblem& p) {
   if (p.dtype != DType::kBFloat16) return "bfloat16";
   return p.key_dim <= kLargestDim && p.value_dim <= kLargestDim ? nullptr
-                                                                : "key_dim and value_dim up to 512";
+                                                                : "key_dim and value_dim up to 640";
 }
 std::size_t saved_bytes(const MlstmProblem& p) {
   Carver carver(nullptr);

@@ -10,30 +10,34 @@ namespace lram::kernels::mlstm_long {
 struct StatePlace {
   int row, column;
 };
-template <int kRows, int kColumns>
-__device__ StatePlace state_place(int e) {
-  constexpr int kHalf = kColumns / 2;
-  const int thread = e % 256, block = e / 256 / (kHalf / 2), value = e / 256 % (kHalf / 2);
+__device__ inline StatePlace state_place(int e, int half) {
+  const int thread = e % 256, block = e / 256 / (half / 2), value = e / 256 % (half / 2);
   const int lane = thread % 32;
   return {64 * block + 16 * (thread % 128 / 32) + lane / 4 + 8 * (value / 2 % 2),
-          thread / 128 * kHalf + 8 * (value / 4) + 2 * (lane % 4) + value % 2};
+          thread / 128 * half + 8 * (value / 4) + 2 * (lane % 4) + value % 2};
 }
 /// Between that order and the caller's c, in which row and column of Z have the strides given.
-template <int kRows, int kColumns, bool kIn>
-__global__ void reorder_state(float* ours, float* c, std::size_t total, int slices, int x_dim,
-                              int z_dim, int row_stride, int column_stride) {
-  constexpr int kNumbers = kRows * kColumns;
+struct ReorderArgs {
+  float *ours, *c;
+  std::size_t total, part_floats;
+  int rows, columns;  ///< of the tile
+  int slices, x_dim, z_dim, row_stride, column_stride;
+};
+template <bool kIn>
+__global__ void reorder_state(ReorderArgs a) {
   const std::size_t index = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= total) return;
-  const std::size_t head_slice = index / kNumbers;
-  const int e = static_cast<int>(index % kNumbers), slice = static_cast<int>(head_slice % slices);
-  const StatePlace place = state_place<kRows, kColumns>(e);
-  const int column = slice * kColumns + place.column;
-  const bool inside = place.row < x_dim && column < z_dim;
-  float* const here = ours + head_slice * kPartFloats<kRows, kColumns> + e;
-  const std::size_t there = head_slice / slices * x_dim * z_dim +
-                            static_cast<std::size_t>(place.row) * row_stride +
-                            static_cast<std::size_t>(column) * column_stride;
+  if (index >= a.total) return;
+  const auto numbers = static_cast<std::size_t>(a.rows) * static_cast<std::size_t>(a.columns);
+  const std::size_t head_slice = index / numbers;
+  const int e = static_cast<int>(index % numbers), slice = static_cast<int>(head_slice % a.slices);
+  const StatePlace place = state_place(e, a.columns / 2);
+  const int column = slice * a.columns + place.column;
+  const bool inside = place.row < a.x_dim && column < a.z_dim;
+  float* const here = a.ours + head_slice * a.part_floats + e;
+  float* const c = a.c;
+  const std::size_t there = head_slice / a.slices * a.x_dim * a.z_dim +
+                            static_cast<std::size_t>(place.row) * a.row_stride +
+                            static_cast<std::size_t>(column) * a.column_stride;
   if (kIn) {
     *here = inside ? c[there] : 0.0f;
   } else if (inside) {
@@ -73,6 +77,7 @@ __global__ void combine_parts(CombineArgs a) {
 
 /// How a sweep is cut up on this device.
 struct SweepPlan {
+  int rows = 0, columns = 0;  ///< of the tile
   int slices = 1, parts = 1, chunks_per_part = 1;
   std::size_t part_floats = 0;
 };
@@ -80,6 +85,8 @@ struct SweepPlan {
 template <int kRows, int kColumns>
 SweepPlan plan_sweep(const Sizes& n, int z_dim) {
   SweepPlan plan;
+  plan.rows = kRows;
+  plan.columns = kColumns;
   plan.slices = (z_dim + kColumns - 1) / kColumns;
   plan.part_floats = kPartFloats<kRows, kColumns>;
   const int columns = static_cast<int>(n.sequences()) * plan.slices;
@@ -142,10 +149,21 @@ void launch_sweep(const SweepMaps& maps, SweepArgs a, const StateBuffers& states
   const auto reorder_blocks = static_cast<unsigned>((total + 255) / 256);
   a.z_in = states.c_in != nullptr ? states.z_in : nullptr;
   a.z_out = states.c_out != nullptr || states.keep_z_out ? states.z_out : nullptr;
+  ReorderArgs reorder{.ours = nullptr,
+                      .c = nullptr,
+                      .total = total,
+                      .part_floats = plan.part_floats,
+                      .rows = kRows,
+                      .columns = kColumns,
+                      .slices = plan.slices,
+                      .x_dim = a.x_dim,
+                      .z_dim = a.z_dim,
+                      .row_stride = states.row_stride,
+                      .column_stride = states.column_stride};
   if (states.c_in != nullptr) {
-    reorder_state<kRows, kColumns, true>
-        <<<reorder_blocks, 256, 0, stream>>>(states.z_in, states.c_in, total, plan.slices, a.x_dim,
-                                             a.z_dim, states.row_stride, states.column_stride);
+    reorder.ours = states.z_in;
+    reorder.c = states.c_in;
+    reorder_state<true><<<reorder_blocks, 256, 0, stream>>>(reorder);
     LRAM_CUDA_CHECK_LAUNCH("reorder_state");
   }
   if (plan.parts > 1) {
@@ -171,9 +189,9 @@ void launch_sweep(const SweepMaps& maps, SweepArgs a, const StateBuffers& states
   kernel<<<blocks, kSweepThreads, Tiles::kBytes, stream>>>(maps, a);
   LRAM_CUDA_CHECK_LAUNCH("sweep_sm90");
   if (states.c_out != nullptr) {
-    reorder_state<kRows, kColumns, false><<<reorder_blocks, 256, 0, stream>>>(
-        states.z_out, states.c_out, total, plan.slices, a.x_dim, a.z_dim, states.row_stride,
-        states.column_stride);
+    reorder.ours = states.z_out;
+    reorder.c = states.c_out;
+    reorder_state<false><<<reorder_blocks, 256, 0, stream>>>(reorder);
     LRAM_CUDA_CHECK_LAUNCH("reorder_state");
   }
 }
@@ -197,9 +215,10 @@ auto with_tiles(int x_dim, int z_dim, Use use) {
   if (x_dim <= 256) return use.template operator()<256, 128>();
   if (x_dim <= 320) return use.template operator()<320, 64>();
   if (x_dim <= 384) return use.template operator()<384, 64>();
-  return use.template operator()<512, 64>();
+  if (x_dim <= 512) return use.template operator()<512, 64>();
+  return use.template operator()<640, 64>();
 }
-constexpr int kLargestDim = 512;
+constexpr int kLargestDim = 640;
 
 inline CUtensorMap map_of(const HeadTensor& t, const MlstmProblem& p, int dim) {
   return head_tensor_map(t.data, dim, p.heads, p.tokens, p.batch, t.stride_h, t.stride_t,

@@ -73,6 +73,8 @@ struct GateGradientArgs {
   std::int64_t part_stride;
   const float* state_dot;  ///< [B H, checkpoints, state_parts] <C, dC> behind each checkpoint
   int state_parts, checkpoints;
+  const float* final_rest;  ///< [B H, rest_parts] more of <C, dC> behind the last chunk; or null
+  int rest_parts;
   bool final_gradient;  ///< dfinal is given, so the last chunk's end has a <C, dC> too
   GateTensor di, df;
 };
@@ -95,6 +97,10 @@ __global__ void gate_gradients(GateGradientArgs a) {
   if (to < chunks || a.final_gradient) {
     for (int part = lane; part < a.state_parts; part += 32) {
       carry += a.state_dot[index * a.state_parts + part];
+    }
+    for (int part = lane; to == chunks && a.final_rest != nullptr && part < a.rest_parts;
+         part += 32) {
+      carry += a.final_rest[head * a.rest_parts + part];
     }
     for (int d = 16; d > 0; d /= 2) carry += __shfl_xor_sync(kAllLanes, carry, d);
   }

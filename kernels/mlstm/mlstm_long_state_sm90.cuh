@@ -43,7 +43,7 @@ struct Half {
     return vectors + at.group * kVector;
   }
   __device__ __forceinline__ static float* n_parts_of(float* vectors, const Stand& at) {
-    return vectors + 2 * kVector + at.group * 4 * kHalf;
+    return vectors + 2 * kVector + at.group * Tiles::kGrowth;
   }
   /// Of the caller's n, or -1.
   __device__ __forceinline__ static std::int64_t n_place(const SweepArgs& a, const SweepItem& item,
@@ -196,27 +196,6 @@ __device__ __forceinline__ void put_state_dot(const SweepArgs& a, const SweepIte
         static_cast<std::int64_t>(item.head) * a.sizes.checkpoints + chunk / kChunksPerCheckpoint;
     a.state_dot[(row * a.slices + item.slice) * 8 + thread / 32] = sum;
   }
-}
-/// Behind the last chunk, with C in float32.
-template <int kRows, int kColumns, Sweep kSweep>
-__device__ __forceinline__ void final_state_dot(
-    const SweepArgs& a, const SweepItem& item, float* vectors, bool has_n,
-    const typename Half<kRows, kColumns, kSweep>::Accumulators& z_acc, const Stand& at) {
-  using H = Half<kRows, kColumns, kSweep>;
-  const float* kept = a.z_final + H::place(a, item, 0);
-  float sum = 0;
-#pragma unroll
-  for (int block = 0; block < H::kBlocks; ++block) {
-#pragma unroll
-    for (int e = 0; e < H::kHalf / 2; ++e) {
-      sum += rounded(z_acc[block][e]) * kept[(block * H::kHalf / 2 + e) * 256 + at.tid];
-    }
-  }
-  if (has_n && at.group_tid() < H::kHalf) {
-    sum += H::n_of(vectors, at)[at.group_tid()] *
-           kept[kRows * kColumns + at.group * H::kHalf + at.group_tid()];
-  }
-  put_state_dot(a, item, sum, item.chunks - 1);
 }
 /// Behind `chunk`, with what dq kept.
 template <int kRows, int kColumns, Sweep kSweep>

@@ -26,33 +26,41 @@ __device__ __forceinline__ void consume(const SweepArgs& a,
   const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 128 - 1, 0);
   const bool has_n = a.normalize && kSweep != Sweep::kGradV;
   typename H::Accumulators z_acc;
-  int n = 0;
   // Kept in shared memory: the accumulators leave no registers for what a chunk reads once.
   SweepItem& item = items[group];
-  for (int index = static_cast<int>(blockIdx.x); index < a.items;
-       index += static_cast<int>(gridDim.x)) {
+  if (Stand().group_tid() == 0) {
+    item.index = static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x);
+    item.before = 0;
+    item.runs = false;
+  }
+  while (true) {
     Stand at;
     group_sync(at);  // the last item's readers of it, of the vectors and of Z's copy are done
-    if (at.group_tid() == 0) sweep_item<kSweep>(a, index, item);
+    if (at.group_tid() == 0) {
+      if (item.runs) item.before += item.to - item.from;
+      item.index += static_cast<int>(gridDim.x);
+      if (item.index < a.items) sweep_item<kSweep>(a, item.index, item);
+      item.step = item.from;
+    }
     group_sync(at);
+    if (item.index >= a.items) break;
     if (!item.runs) continue;
     read_state<kRows, kColumns, kSweep>(a, item, shared.vectors, has_n, z_acc, at);
     if (!a.state_only) copy_state<kRows, kColumns, kSweep>(shared.state, z_acc, at);
     fence_proxy_async();
     group_sync(at);
-    if (kSweep == Sweep::kGradK && item.starts && item.from < item.to && !a.state_only &&
-        a.z_final != nullptr) {
-      final_state_dot<kRows, kColumns, kSweep>(a, item, shared.vectors, has_n, z_acc, at);
-    }
-    for (int step = item.from; step < item.to; ++step, ++n) {
-      const int chunk = kIsReverse<kSweep> ? item.to - 1 - (step - item.from) : step;
-      if (kSweep == Sweep::kGradK && !a.state_only && at_checkpoint(item, chunk)) {
-        checkpoint_dot<kRows, kColumns, kSweep>(a, item, chunk, shared.vectors, has_n, z_acc);
+    while (item.step < item.to) {  // update_state counts
+      if (kSweep == Sweep::kGradK && !a.state_only) {
+        const int chunk = chunk_of<kSweep>(item, item.step);
+        if (at_checkpoint(item, chunk)) {
+          checkpoint_dot<kRows, kColumns, kSweep>(a, item, chunk, shared.vectors, has_n, z_acc);
+        }
       }
+      const int n = item.before + item.step - item.from;
       const RingPlace place = ring_place<Shared::kStages>(n);
-      const RingPlace x_place = ring_place<Shared::kXStages>(n);
+      const RingPlace x_place = ring_place<Shared::kXStages>(n * Shared::kXPieces);
       const ChunkTiles tiles{
-          shared.x_ring + x_place.stage * Tiles::kXBytes,
+          shared.x_ring + x_place.stage * Tiles::kXPieceBytes,
           shared.y_ring + place.stage * Tiles::kXBytes,
           shared.z_ring + place.stage * Tiles::kZBytes,
           reinterpret_cast<const float*>(shared.factor_ring + place.stage * kFactorBytes),
@@ -62,15 +70,19 @@ __device__ __forceinline__ void consume(const SweepArgs& a,
       if (count < kChunk) zero_tail<kRows, kColumns, kSweep>(tiles, count);
       std::uint32_t packed[H::kHalf / 8][2];
       if (!a.state_only) {
-        mbarrier_wait(shared.x_full + x_place.stage, x_place.parity);
-        output_of_chunk<kRows, kColumns, kSweep>(a, item, shared, tiles, group, n, chunk, has_n,
-                                                 packed);
+        if constexpr (!Tiles::kPiecewise) {
+          mbarrier_wait(shared.x_full + x_place.stage, x_place.parity);
+        }
+        output_of_chunk<kRows, kColumns, kSweep>(a, item, shared, tiles, group, has_n, packed);
       }
       update_state<kRows, kColumns, kSweep>(a, item, shared, tiles, place.stage, group, has_n,
                                             z_acc, packed);
-      if (kSweep == Sweep::kGradQ && !a.state_only && at_checkpoint(item, chunk)) {
-        keep_checkpoint<kRows, kColumns, kSweep>(a, item, chunk, shared.vectors, has_n, z_acc,
-                                                 Stand());
+      if (kSweep == Sweep::kGradQ && !a.state_only) {
+        const int passed = chunk_of<kSweep>(item, item.step - 1);
+        if (at_checkpoint(item, passed)) {
+          keep_checkpoint<kRows, kColumns, kSweep>(a, item, passed, shared.vectors, has_n, z_acc,
+                                                   Stand());
+        }
       }
     }
     write_state<kRows, kColumns, kSweep>(a, item, shared.vectors, has_n, z_acc);

@@ -32,7 +32,6 @@ struct SweepArgs {
   /// part_floats], or null: zeros, not wanted. n as the caller stores it.
   const float *z_in, *n_in;
   float *z_out, *n_out;
-  const float* z_final;  ///< dk: what dq left in z_out, for <C, dC> at the end; or null
   /// Long sequences on few heads are cut into parts. A first pass (state_only) leaves in part_state
   /// what each part starts with, as if nothing came before its predecessor; combine_parts adds the
   /// rest.
@@ -62,18 +61,28 @@ struct SweepTiles {
   static constexpr int kBlocks = kRows / 64;
   static constexpr int kStateBytes = kRows * kColumns * 2;
   static constexpr int kXBytes = kRows * 128, kZBytes = kColumns * 128;
+  /// Wide x comes in pieces of 64 columns, each gone after its part of S and x Z; else whole.
+  static constexpr bool kPiecewise = kRows > 512;
+  static constexpr int kXPieces = kPiecewise ? kBlocks : 1;  ///< uses of the ring of x a chunk
+  static constexpr int kXPieceBytes = kXBytes / kXPieces;
   static constexpr int kDotBytes = kDots ? kZBytes : 0;
   static constexpr int kStageBytes = kXBytes + kZBytes + kFactorBytes;  ///< y, z, factors
-  static constexpr int kVectorFloats = 2 * (kRows > kHalf ? kRows : kHalf) + 8 * kHalf;
+  /// n of both groups, then what it grows by: in dq and dk a warp's sums, in a piecewise forward
+  /// all of it.
+  static constexpr int kGrowth = kPiecewise && !kDots ? kRows : 4 * kHalf;
+  static constexpr int kVectorFloats = 2 * (kRows > kHalf ? kRows : kHalf) + 2 * kGrowth;
+  static constexpr int kBarriers = kPiecewise ? 32 : 16;
   static constexpr int bytes(int x_stages, int stages) {
-    return kStateBytes + x_stages * kXBytes + stages * kStageBytes + kDotBytes + kVectorFloats * 4 +
-           128;
+    return kStateBytes + x_stages * kXPieceBytes + stages * kStageBytes + kDotBytes +
+           kVectorFloats * 4 + kBarriers * 8;
   }
-  static constexpr int kStages = bytes(1, 2) <= kSharedLimit ? 2 : 1;
-  static constexpr int kXStages = bytes(2, kStages) <= kSharedLimit ? 2 : 1;
+  static constexpr int kStages = !kPiecewise && bytes(1, 2) <= kSharedLimit ? 2 : 1;
+  static constexpr int kXStages = kPiecewise ? 5 : bytes(2, kStages) <= kSharedLimit ? 2 : 1;
   static constexpr int kBytes = bytes(kXStages, kStages);
   static_assert(kRows % 64 == 0 && kColumns % 64 == 0 && kBytes <= kSharedLimit);
-  static_assert(kBlocks * kHalf / 2 <= 128, "Z and the working set fit 240 registers");
+  static_assert(2 * kXStages + 4 * kStages + 2 < kBarriers);
+  static_assert(kBlocks * kHalf / 2 <= 128 || (kBlocks == 10 && kHalf == 32),
+                "Z and the working set fit 240 registers");
 };
 
 template <Sweep kSweep>
@@ -86,6 +95,9 @@ struct SweepItem {
   bool starts, ends;  ///< in the sweep's direction: takes the caller's state, gives the caller's
   bool runs;
   float decay;  ///< product over the chunks so far
+  int index;    ///< the consumers': of this item
+  int before;   ///< the consumers': chunks before this item's `from`
+  int step;     ///< the consumers': from `from` to `to`
 };
 template <Sweep kSweep>
 __device__ void sweep_item(const SweepArgs& a, int index, SweepItem& item) {
@@ -110,6 +122,11 @@ __device__ void sweep_item(const SweepArgs& a, int index, SweepItem& item) {
   item.ends = ends;
   item.runs = (from < to || first) && !(a.state_only && ends);
   item.decay = 1.0f;
+}
+
+template <Sweep kSweep>
+__device__ __forceinline__ int chunk_of(const SweepItem& item, int step) {
+  return kIsReverse<kSweep> ? item.to - 1 - (step - item.from) : step;
 }
 
 /// The ring's place of the n-th use, and the parity of that use.
@@ -150,6 +167,7 @@ template <int kRows, int kColumns, Sweep kSweep>
 struct SweepShared {
   using Tiles = SweepTiles<kRows, kColumns, kHasDots<kSweep>>;
   static constexpr int kStages = Tiles::kStages, kXStages = Tiles::kXStages;
+  static constexpr int kXPieces = Tiles::kXPieces;
   /// The halves of 64 columns share a swizzled tile, so one warp stores both.
   static constexpr int kStorers = Tiles::kHalf >= 64 ? 2 : 1;
 
@@ -163,7 +181,7 @@ struct SweepShared {
   __device__ __forceinline__ explicit SweepShared(unsigned char* base)
       : state(base),
         x_ring(state + Tiles::kStateBytes),
-        y_ring(x_ring + kXStages * Tiles::kXBytes),
+        y_ring(x_ring + kXStages * Tiles::kXPieceBytes),
         z_ring(y_ring + kStages * Tiles::kXBytes),
         dot_tile(z_ring + kStages * Tiles::kZBytes),
         factor_ring(dot_tile + Tiles::kDotBytes),
@@ -175,7 +193,7 @@ struct SweepShared {
         out_full(empty + kStages),
         dot_full(out_full + 2 * kStages),
         dot_empty(dot_full + 1),
-        unused(x_full + 15) {}
+        unused(x_full + Tiles::kBarriers - 1) {}
 
   __device__ __forceinline__ void init_barriers() const {
     for (int s = 0; s < kXStages; ++s) {
