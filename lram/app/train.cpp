@@ -14,13 +14,13 @@
 #include <string>
 #include <vector>
 
+#include "agents/experts/random.h"
 #include "envs/environment.h"
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
 #include "lram/core/interrupt.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
-#include "lram/core/rng.h"
 #include "lram/model/policy.h"
 #include "lram/tokenization/sequence.h"
 #include "lram/training/run.h"
@@ -71,6 +71,7 @@ void keep_freed_memory() {
 double random_return(const std::string& task) {
   constexpr std::uint64_t kFirstSeed = 900'000, kEpisodes = 10;
   const auto env = envs::make(task);
+  agents::experts::Random agent(task);
   const TaskSpec& spec = env->spec();
   std::vector<float> obs(static_cast<std::size_t>(spec.observation.vector_size));
   std::vector<std::uint8_t> image(static_cast<std::size_t>(spec.observation.image_size()));
@@ -78,17 +79,10 @@ double random_return(const std::string& task) {
   const envs::ObservationView view{.vector = obs, .image = image};
   double total = 0.0;
   for (std::uint64_t seed = kFirstSeed; seed < kFirstSeed + kEpisodes; ++seed) {
-    CounterRng rng(seed);
     env->reset(seed, view);
+    agent.begin_episode(*env, seed);
     for (bool done = false; !done;) {
-      for (std::size_t i = 0; i < action.size(); ++i) {
-        const double low = spec.action.discrete ? 0.0 : spec.action.low[i];
-        const double high = spec.action.discrete ? 0.0 : spec.action.high[i];
-        action[i] =
-            spec.action.discrete
-                ? static_cast<float>(rng.below(static_cast<std::uint64_t>(spec.action.num_actions)))
-                : static_cast<float>(low + (high - low) * rng.uniform());
-      }
+      agent.act(*env, obs, action);
       const envs::StepResult result = env->step(action, view);
       total += static_cast<double>(result.reward);
       done = result.done();
