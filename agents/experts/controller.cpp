@@ -24,7 +24,11 @@ void cartpole(std::span<const float> obs, std::span<float> action) {
   // LQR at the top with weights 1, 10, 1, 1 on the squares of (x, angle, speed, spin), 5 on action.
   const double balance = 0.415 * x + 5.71 * angle + 0.751 * speed + 1.49 * spin;
   // Gentle at small spins: a clone that has to switch sharply there never gets going.
-  const double swing = 0.7 * std::tanh(0.1 * energy * spin * cosine) - 0.25 * x - 0.15 * speed;
+  // Energy grows with the spin that is there, so that a pole at rest needs a push first: one that a
+  // clone, which sees no spin of 0.01, can repeat.
+  const double at_rest = std::clamp(-10.0 * cosine - 9.0, 0.0, 1.0) * std::exp(-4.0 * spin * spin);
+  const double swing = 0.7 * std::tanh(0.1 * energy * spin * cosine) + 0.5 * at_rest - 0.25 * x -
+                       0.15 * speed;
   const bool near_top = cosine > 0.85 && std::abs(spin) < 4.0;
   put(action, 0, near_top ? balance : swing);
 }
