@@ -138,6 +138,12 @@ template <int kRegisters>
 __device__ inline void set_max_registers_down() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
+/// threadIdx.x, read anew at every call: no register needs to keep it.
+__device__ inline int read_thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
 /// True in one lane of a converged warp.
 __device__ inline bool elect_one() {
   std::uint32_t elected;

@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/common/tma.h"
 #include "kernels/common/wgmma.cuh"
 #include "kernels/common/wgmma_test.h"
@@ -15,7 +16,7 @@ template <int kN, Major kMajorA, Major kMajorB, bool kRegisters>
 __global__ void __launch_bounds__(128)
     product(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
             float* out) {
-  extern __shared__ __align__(1024) unsigned char shared[];
+  unsigned char* const shared = dynamic_shared();
   constexpr std::uint32_t kTileBytes = 64 * 128;
   constexpr int kTilesB = (kN + 63) / 64;
   __shared__ std::uint64_t barrier;
@@ -81,7 +82,7 @@ void launch(const void* a, const void* b, float* out) {
   const auto kernel = product<kN, kMajorA, kMajorB, kRegisters>;
   const int bytes = 64 * 128 * (1 + (kN + 63) / 64);
   LRAM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<1, 128, bytes>>>(map_a, map_b, out);
+  launch_kernel(kernel, 1, 128, bytes, nullptr, map_a, map_b, out);
   LRAM_CUDA_CHECK_LAUNCH("wgmma test");
 }
 

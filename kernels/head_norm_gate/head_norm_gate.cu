@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "kernels/common/device.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/head_norm_gate/head_norm_gate_launch.h"
 
 namespace lram::kernels {
@@ -379,7 +380,7 @@ void launch_head_norm_gate(const HeadNormGateForward& args) {
     a.y = typed<typename Tile::T>(args.y);
     const dim3 grid(static_cast<unsigned>(grid_over_tokens(p, Tile::kGroups, Tile::kForwardBlocks)),
                     static_cast<unsigned>(p.heads));
-    head_norm_gate_forward_kernel<Tile><<<grid, kThreads, 0, args.stream>>>(a);
+    launch_kernel(head_norm_gate_forward_kernel<Tile>, grid, kThreads, 0, args.stream, a);
   });
 }
 
@@ -396,11 +397,11 @@ void launch_head_norm_gate(const HeadNormGateBackward& args) {
     a.partial = static_cast<float*>(args.workspace);
     const int blocks = backward_grid<Tile>(p), columns = p.heads * p.dim;
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.heads));
-    head_norm_gate_backward_kernel<Tile><<<grid, kThreads, 0, args.stream>>>(a);
+    launch_kernel(head_norm_gate_backward_kernel<Tile>, grid, kThreads, 0, args.stream, a);
     const dim3 sums(static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns),
                     p.skip != nullptr ? 2u : 1u);
-    head_norm_gate_sum_kernel<<<sums, dim3(kSumColumns, kSumRows), 0, args.stream>>>(
-        a.partial, blocks, columns, args.dweight, args.dskip);
+    launch_kernel(head_norm_gate_sum_kernel, sums, dim3(kSumColumns, kSumRows), 0, args.stream,
+                  a.partial, blocks, columns, args.dweight, args.dskip);
   });
 }
 

@@ -232,7 +232,7 @@ void sm90_backward(const MlstmBackward& args) {
   if (args.dfinal.c != nullptr) {  // while z_in and z_out hold dC^T and C^T
     const auto slices =
         static_cast<unsigned>(n.sequences()) * static_cast<unsigned>(w.narrow.slices);
-    final_dot<<<slices, 256, 0, args.stream>>>({.c = w.z_out,
+    launch_kernel(final_dot, slices, 256, 0, args.stream, {.c = w.z_out,
                                                 .dc = w.z_in,
                                                 .dn = args.dfinal.n,
                                                 .begin = p.begin,
@@ -243,7 +243,7 @@ void sm90_backward(const MlstmBackward& args) {
     LRAM_CUDA_CHECK_LAUNCH("final_dot");
     const auto blocks =
         static_cast<unsigned>(n.sequences()) * static_cast<unsigned>(rest_blocks(p.key_dim));
-    final_rest<<<blocks, 256, 0, args.stream>>>({.k = p.k,
+    launch_kernel(final_rest, blocks, 256, 0, args.stream, {.k = p.k,
                                                  .v = p.v,
                                                  .factors = w.factors,
                                                  .dc = args.dfinal.c,

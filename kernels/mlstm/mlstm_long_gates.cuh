@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/mlstm/mlstm_long.h"
 
 /// What the sweeps of the long form need to know of the gates, the same on both paths: m before
@@ -292,13 +293,13 @@ inline GateArgs gate_args(const MlstmProblem& p, float* m_start, float* factors)
 
 template <bool kFine>
 void launch_chunk_maxima(const GateArgs& a, const Sizes& n, cudaStream_t stream) {
-  chunk_maxima<kFine><<<static_cast<unsigned>(n.sequences()), 256, 0, stream>>>(a);
+  launch_kernel(chunk_maxima<kFine>, static_cast<unsigned>(n.sequences()), 256, 0, stream, a);
   LRAM_CUDA_CHECK_LAUNCH("chunk_maxima");
 }
 template <bool kFine>
 void launch_chunk_factors(const GateArgs& a, const Sizes& n, cudaStream_t stream) {
   const std::size_t warps = n.sequences() * static_cast<std::size_t>(n.chunks);
-  chunk_factors<kFine><<<static_cast<unsigned>((warps + 3) / 4), 128, 0, stream>>>(a);
+  launch_kernel(chunk_factors<kFine>, static_cast<unsigned>((warps + 3) / 4), 128, 0, stream, a);
   LRAM_CUDA_CHECK_LAUNCH("chunk_factors");
 }
 

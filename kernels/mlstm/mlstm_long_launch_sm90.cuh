@@ -163,12 +163,12 @@ void launch_sweep(const SweepMaps& maps, SweepArgs a, const StateBuffers& states
   if (states.c_in != nullptr) {
     reorder.ours = states.z_in;
     reorder.c = states.c_in;
-    reorder_state<true><<<reorder_blocks, 256, 0, stream>>>(reorder);
+    launch_kernel(reorder_state<true>, reorder_blocks, 256, 0, stream, reorder);
     LRAM_CUDA_CHECK_LAUNCH("reorder_state");
   }
   if (plan.parts > 1) {
     a.state_only = true;
-    kernel<<<blocks, kSweepThreads, Tiles::kBytes, stream>>>(maps, a);
+    launch_kernel(kernel, blocks, kSweepThreads, Tiles::kBytes, stream, maps, a);
     LRAM_CUDA_CHECK_LAUNCH("sweep_sm90");
     const CombineArgs combine{.part_state = a.part_state,
                               .part_decay = a.part_decay,
@@ -182,16 +182,16 @@ void launch_sweep(const SweepMaps& maps, SweepArgs a, const StateBuffers& states
     const std::size_t numbers = static_cast<std::size_t>(columns) * plan.part_floats;
     const auto grid = static_cast<unsigned>((numbers + 255) / 256);
     constexpr bool kReverse = kIsReverse<kSweep>;
-    combine_parts<kReverse><<<grid, 256, 0, stream>>>(combine);
+    launch_kernel(combine_parts<kReverse>, grid, 256, 0, stream, combine);
     LRAM_CUDA_CHECK_LAUNCH("combine_parts");
     a.state_only = false;
   }
-  kernel<<<blocks, kSweepThreads, Tiles::kBytes, stream>>>(maps, a);
+  launch_kernel(kernel, blocks, kSweepThreads, Tiles::kBytes, stream, maps, a);
   LRAM_CUDA_CHECK_LAUNCH("sweep_sm90");
   if (states.c_out != nullptr) {
     reorder.ours = states.z_out;
     reorder.c = states.c_out;
-    reorder_state<false><<<reorder_blocks, 256, 0, stream>>>(reorder);
+    launch_kernel(reorder_state<false>, reorder_blocks, 256, 0, stream, reorder);
     LRAM_CUDA_CHECK_LAUNCH("reorder_state");
   }
 }

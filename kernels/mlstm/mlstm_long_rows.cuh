@@ -58,7 +58,7 @@ __global__ void row_dots(RowDotArgs a) {
 template <typename T>
 void launch_row_dots(const RowDotArgs& a, cudaStream_t stream) {
   const std::int64_t rows = static_cast<std::int64_t>(a.batch) * a.tokens * a.heads;
-  row_dots<T><<<static_cast<unsigned>((rows + 7) / 8), 256, 0, stream>>>(a);
+  launch_kernel(row_dots<T>, static_cast<unsigned>((rows + 7) / 8), 256, 0, stream, a);
   LRAM_CUDA_CHECK_LAUNCH("row_dots");
 }
 
@@ -176,7 +176,7 @@ __global__ void gate_gradients(GateGradientArgs a) {
 }
 inline void launch_gate_gradients(const GateGradientArgs& a, const Sizes& n, cudaStream_t stream) {
   const std::size_t warps = n.sequences() * static_cast<std::size_t>(n.checkpoints);
-  gate_gradients<<<static_cast<unsigned>(warps), 32, 0, stream>>>(a);
+  launch_kernel(gate_gradients, static_cast<unsigned>(warps), 32, 0, stream, a);
   LRAM_CUDA_CHECK_LAUNCH("gate_gradients");
 }
 
@@ -214,8 +214,9 @@ __global__ void zero_outside(ZeroArgs a) {
 template <typename T>
 void launch_zero_outside(const ZeroArgs& a, int batch, cudaStream_t stream) {
   if (a.begin == nullptr && a.end == nullptr) return;
-  zero_outside<T>
-      <<<dim3(static_cast<unsigned>(a.tokens), static_cast<unsigned>(batch)), 128, 0, stream>>>(a);
+  launch_kernel(zero_outside<T>,
+                dim3(static_cast<unsigned>(a.tokens), static_cast<unsigned>(batch)), 128, 0, stream,
+                a);
   LRAM_CUDA_CHECK_LAUNCH("zero_outside");
 }
 

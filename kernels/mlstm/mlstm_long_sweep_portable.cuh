@@ -64,7 +64,7 @@ __device__ void load_tile(float (*tile)[kWidth + 1], const HeadTensor& t, int b,
 
 template <typename T, Sweep kSweep>
 __global__ __launch_bounds__(kThreads, 1) void sweep_portable(PortableSweepArgs a) {
-  extern __shared__ __align__(16) unsigned char bytes[];
+  unsigned char* const bytes = dynamic_shared();
   PortableShared& s = *reinterpret_cast<PortableShared*>(bytes);
   constexpr bool kReverse = kIsReverse<kSweep>;
   constexpr bool kDots = kSweep == Sweep::kGradQ || kSweep == Sweep::kGradK;
@@ -316,7 +316,7 @@ void launch_sweep_portable(const PortableSweepArgs& a, cudaStream_t stream) {
                                        sizeof(PortableShared)));
   const auto blocks =
       static_cast<unsigned>(a.sizes.sequences()) * static_cast<unsigned>(portable_slices(a.z_dim));
-  sweep_portable<T, kSweep><<<blocks, kThreads, sizeof(PortableShared), stream>>>(a);
+  launch_kernel(sweep_portable<T, kSweep>, blocks, kThreads, sizeof(PortableShared), stream, a);
   LRAM_CUDA_CHECK_LAUNCH("sweep_portable");
 }
 

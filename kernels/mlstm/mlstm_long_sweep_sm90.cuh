@@ -93,7 +93,7 @@ template <int kRows, int kColumns, Sweep kSweep>
 __global__ __launch_bounds__(kSweepThreads,
                              1) void sweep_sm90(const __grid_constant__ SweepMaps maps,
                                                 const __grid_constant__ SweepArgs a) {
-  extern __shared__ __align__(1024) unsigned char bytes[];
+  unsigned char* const bytes = dynamic_shared();
   __shared__ SweepItem items[6];  // of the consumers, then of warps 0 to 3
   const SweepShared<kRows, kColumns, kSweep> shared(bytes);
   if (threadIdx.x == 0) shared.init_barriers();

@@ -148,9 +148,7 @@ struct Stand {
   int row;                 ///< first of the two rows of an accumulator, the other is + 8
   int matrix, matrix_row;  /// of ldmatrix and stmatrix
   __device__ Stand() {
-    int thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    tid = thread - 128;
+    tid = read_thread_index() - 128;
     group = tid / 128;
     warp = tid % 128 / 32;
     lane = tid % 32;

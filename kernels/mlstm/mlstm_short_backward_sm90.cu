@@ -14,6 +14,7 @@
 #include <algorithm>
 
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/common/tma.h"
 #include "kernels/mlstm/mlstm_short.h"
 #include "kernels/mlstm/mlstm_short_sm90.cuh"
@@ -721,7 +722,7 @@ template <int kRows, bool kStates>
 __global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const __grid_constant__ BackwardArgs args,
                     const __grid_constant__ BackwardMaps maps) {
-  extern __shared__ __align__(1024) unsigned char memory[];
+  unsigned char* const memory = dynamic_shared();
   auto& shared = *reinterpret_cast<BackwardShared<kRows>*>(memory);
   using Shape = BackwardShape<kRows>;
   if (threadIdx.x == 0) {
@@ -804,8 +805,8 @@ void launch(const MlstmBackward& b) {
   static_assert(kBytes <= 227 * 1024);
   LRAM_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  kernel<<<std::min(args.units, current_device().multiprocessors), kThreads, kBytes, b.stream>>>(
-      args, maps);
+  launch_kernel(kernel, std::min(args.units, current_device().multiprocessors), kThreads, kBytes,
+                b.stream, args, maps);
   LRAM_CUDA_CHECK_LAUNCH("mlstm_short_backward_sm90");
   if (b.dinitial.c != nullptr) initial_gradient(b, workspace, b.stream);
 }

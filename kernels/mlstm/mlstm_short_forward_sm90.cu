@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/common/tma.h"
 #include "kernels/mlstm/mlstm_short.h"
 #include "kernels/mlstm/mlstm_short_sm90.cuh"
@@ -295,7 +296,7 @@ template <int kRows>
 __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ ForwardArgs args,
                    const __grid_constant__ ForwardMaps maps) {
-  extern __shared__ __align__(1024) unsigned char memory[];
+  unsigned char* const memory = dynamic_shared();
   auto& shared = *reinterpret_cast<ForwardShared<kRows>*>(memory);
   using Shape = ForwardShape<kRows>;
   if (threadIdx.x == 0) {
@@ -360,8 +361,8 @@ void launch(const MlstmForward& f) {
   static_assert(kBytes <= 227 * 1024);
   LRAM_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  kernel<<<std::min(args.units, current_device().multiprocessors), kThreads, kBytes, f.stream>>>(
-      args, maps);
+  launch_kernel(kernel, std::min(args.units, current_device().multiprocessors), kThreads, kBytes,
+                f.stream, args, maps);
   LRAM_CUDA_CHECK_LAUNCH("mlstm_short_forward_sm90");
   if (f.final.c != nullptr) final_state(f, f.stream);
 }

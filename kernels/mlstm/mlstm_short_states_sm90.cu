@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/launch.cuh"
 #include "kernels/common/tma.h"
 #include "kernels/mlstm/mlstm_gates.cuh"
 #include "kernels/mlstm/mlstm_implementation.h"
@@ -151,8 +152,8 @@ __global__ void __launch_bounds__(kOuterThreads) outer_kernel(const OuterArgs a)
       a.c_out[at] = sum[r] + (a.c_in != nullptr ? keep * a.c_in[at] : 0.0f);
     }
   }
-  if (a.n_out != nullptr && threadIdx.x < kOuterRows && first + threadIdx.x < a.key_dim) {
-    const int key = first + threadIdx.x;
+  const int key = first + static_cast<int>(threadIdx.x);
+  if (a.n_out != nullptr && threadIdx.x < kOuterRows && key < a.key_dim) {
     float sum = 0;
     for (int t = begin; t < end; ++t) sum += weight_n[t] * float(a.left.at(batch, t, head)[key]);
     const std::int64_t at = std::int64_t{unit} * a.key_dim + key;
@@ -162,22 +163,22 @@ __global__ void __launch_bounds__(kOuterThreads) outer_kernel(const OuterArgs a)
 
 void launch_outer(const OuterArgs& args, int units, cudaStream_t stream) {
   const dim3 grid((args.key_dim + kOuterRows - 1) / kOuterRows, units);
-  outer_kernel<<<grid, kOuterThreads, 0, stream>>>(args);
+  launch_kernel(outer_kernel, grid, kOuterThreads, 0, stream, args);
   LRAM_CUDA_CHECK_LAUNCH("mlstm_short states");
 }
 
 void round_state(const MlstmProblem& p, const float* from, void* to, cudaStream_t stream) {
   const std::int64_t count = std::int64_t{1} * p.batch * p.heads * p.key_dim * p.value_dim;
   const int blocks = static_cast<int>(std::min<std::int64_t>((count + 255) / 256, 132 * 16));
-  round_kernel<<<blocks, 256, 0, stream>>>(from, static_cast<__nv_bfloat16*>(to), count);
+  launch_kernel(round_kernel, blocks, 256, 0, stream, from, static_cast<__nv_bfloat16*>(to), count);
   LRAM_CUDA_CHECK_LAUNCH("mlstm_short state rounding");
 }
 
 void row_dots(const MlstmProblem& p, const HeadTensor& x, const HeadTensor& y, const float* vector,
               int dim, float* out, cudaStream_t stream) {
   const int rows = p.batch * p.heads * p.tokens;
-  row_dot_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(rows_of(x), rows_of(y), vector, p.batch,
-                                                     p.tokens, p.heads, dim, out);
+  launch_kernel(row_dot_kernel, (rows + 7) / 8, 256, 0, stream, rows_of(x), rows_of(y), vector,
+                p.batch, p.tokens, p.heads, dim, out);
   LRAM_CUDA_CHECK_LAUNCH("mlstm_short row dots");
 }
 
@@ -255,9 +256,8 @@ void prepare_backward(const MlstmBackward& b, const StateWorkspace& workspace,
     row_dots(p, b.h, b.dh, nullptr, p.value_dim, workspace.dh_dot_h, stream);
   }
   if (b.dfinal.c != nullptr) {
-    state_dot_kernel<<<p.batch * p.heads, 256, 0, stream>>>(
-        p.initial.c, b.dfinal.c, p.key_dim * p.value_dim, p.initial.n, b.dfinal.n, p.key_dim,
-        workspace.carried);
+    launch_kernel(state_dot_kernel, p.batch * p.heads, 256, 0, stream, p.initial.c, b.dfinal.c,
+                  p.key_dim * p.value_dim, p.initial.n, b.dfinal.n, p.key_dim, workspace.carried);
     LRAM_CUDA_CHECK_LAUNCH("mlstm_short state products");
   }
 }
