@@ -31,10 +31,10 @@ namespace {
 using namespace eval::probes;
 
 struct Options {
-  std::string preset = "cpu", tasks, cells, rates, seeds = "0", device = "cpu", out, svg;
+  std::string preset = "cpu", tasks, cells, rates, seeds = "0", device = "cpu", out, svg, set;
   std::int64_t steps = 0;
   int jobs = 0, threads = 1;
-  bool as_json = false, show = false;
+  bool as_json = false, show = false, eager = false;
 };
 
 /// Runs of one cell, task and seed: one learning rate after the other, until one reaches the bar.
@@ -81,6 +81,9 @@ std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
       settings.steps = o.steps;
       settings.warmup = std::min(settings.warmup, o.steps / 10);
     }
+    if (!o.set.empty())
+      for (const std::string& assignment : split_list(o.set, "--set"))
+        set_field(settings, assignment);
     for (const std::string& seed : split_list(o.seeds, "--seeds")) {
       settings.seed = static_cast<std::uint64_t>(parse_number(seed, "--seeds"));
       for (const std::string& cell : cells) {
@@ -124,12 +127,15 @@ class Runner {
     return !interrupted();
   }
 
-  /// The records that this plan asks for, of this call and of earlier ones.
+  /// What is known of the cells and tasks of this plan, from this call and earlier ones, at every
+  /// rate and number of steps.
   std::vector<RunRecord> records() const {
     std::vector<RunRecord> out;
-    for (const Group& group : groups_)
-      for (const RunSettings& settings : group.runs)
-        if (const RunRecord* record = find(settings)) out.push_back(*record);
+    std::copy_if(known_.begin(), known_.end(), std::back_inserter(out), [&](const RunRecord& one) {
+      return std::any_of(groups_.begin(), groups_.end(), [&](const Group& group) {
+        return same_but_for_effort(group.runs.front(), one.settings);
+      });
+    });
     return out;
   }
 
@@ -139,6 +145,19 @@ class Runner {
       return record.settings == settings;
     });
     return at == known_.end() ? nullptr : &*at;
+  }
+
+  static bool same_but_for_effort(RunSettings a, const RunSettings& b) {
+    a.rate = b.rate, a.steps = b.steps, a.warmup = b.warmup;
+    return a == b;
+  }
+
+  /// Whether the bar was reached earlier, at whatever rate and number of steps.
+  bool has_learned(const Group& group) {
+    const std::scoped_lock lock(mutex_);
+    return std::any_of(known_.begin(), known_.end(), [&](const RunRecord& one) {
+      return one.result.reached && same_but_for_effort(group.runs.front(), one.settings);
+    });
   }
 
   void work() {
@@ -153,7 +172,7 @@ class Runner {
   }
 
   void work_on(const Group& group) {
-    bool reached = false;
+    bool reached = has_learned(group);
     for (const RunSettings& settings : group.runs) {
       std::optional<RunRecord> record;
       if (const std::scoped_lock lock(mutex_); const RunRecord* known = find(settings))
@@ -162,11 +181,14 @@ class Runner {
         advance(settings.steps, settings);
       } else {
         std::int64_t last = 0;
-        const auto result = run_probe(settings, device_, [&](std::int64_t steps) {
-          advance(steps - last, settings);
-          last = steps;
-          return stop();
-        });
+        const auto result = run_probe(
+            settings, device_,
+            [&](std::int64_t steps) {
+              advance(steps - last, settings);
+              last = steps;
+              return stop();
+            },
+            !options_.eager);
         if (!result) return;
         advance(settings.steps - last, settings);
         record = RunRecord{settings, *result, options_.device, hardware_, build_};
@@ -242,7 +264,10 @@ int probe(const Args& args) {
       "rates", po::value(&o.rates), "learning rates instead of the preset's")(
       "steps", po::value(&o.steps)->default_value(o.steps),
       "training steps instead of the preset's, 0 = as there")(
+      "set", po::value(&o.set),
+      "other settings of the runs, embed_dim=64,options.num_pairs=8; --json shows all")(
       "device", po::value(&o.device)->default_value(o.device), "cpu, cuda or cuda:N")(
+      "eager", po::bool_switch(&o.eager), "on a GPU, never record a training step as a CUDA graph")(
       "jobs", po::value(&o.jobs)->default_value(o.jobs),
       "models that are trained side by side, 0 = one per core")(
       "threads", po::value(&o.threads)->default_value(o.threads), "CPU threads of each")(
@@ -278,7 +303,7 @@ int probe(const Args& args) {
   if (o.as_json)
     fmt::print("{}\n", to_json(records, verdicts).dump(1));
   else
-    fmt::print("{}\n{}", to_table(scores), to_table(verdicts));
+    fmt::print("{}\n{}\n{}", to_table(scores), to_length_table(scores), to_table(verdicts));
   if (!finished)
     log_info("probe", "stopped",
              o.out.empty() ? std::string("nothing was kept, --out FILE keeps finished runs")

@@ -10,7 +10,8 @@ namespace lram::eval::probes {
 namespace {
 // Scaled accuracies. Even pairs is the control of the claims of inability.
 constexpr double kSolved = 0.9, kFailed = 0.2, kControl = 0.98, kRecalled = 0.99;
-constexpr double kFlat = 1.05;           // error at the longest length over that at the shortest
+constexpr std::size_t kRates = 3;        // that a cell must have tried in vain
+constexpr double kFlat = 1.05;           // error at any longer length over that at the shortest
 constexpr double kRevision = 1.0 / 3.0;  // error over the LSTM's
 constexpr double kLearned = 0.9;         // error over that of the mean
 
@@ -61,13 +62,6 @@ const Claim kClaims[] = {
     {"tracking", "gpt2", Kind::kRises, kLram},
 };
 
-const CellScore* find(const std::vector<CellScore>& scores, const std::string& task,
-                      const std::string& cell) {
-  for (const CellScore& score : scores)
-    if (score.task == task && score.cell == cell) return &score;
-  return nullptr;
-}
-
 std::string text_of(Kind kind) {
   switch (kind) {
     case Kind::kSolves:
@@ -81,9 +75,9 @@ std::string text_of(Kind kind) {
     case Kind::kRevises:
       return "error below a third of the LSTM's";
     case Kind::kStaysFlat:
-      return fmt::format("error at the longest <= {} x at the shortest", kFlat);
+      return fmt::format("error never above {} x that of its training length", kFlat);
     case Kind::kRises:
-      return fmt::format("error at the longest > {} x at the shortest", kFlat);
+      return fmt::format("error rises above {} x that of its training length", kFlat);
   }
   return {};
 }
@@ -100,9 +94,11 @@ void judge_inability(Verdict& verdict, const CellScore& score,
     verdict.reason = "no control: even_pairs was not run";
   } else if (control->scaled() < kControl) {
     verdict.reason = fmt::format("the control failed: even_pairs {:.3f}", control->test());
-  } else if (score.best.settings.steps < control->best.settings.steps ||
-             score.rates.size() < control->rates.size()) {
-    verdict.reason = "trained less than the control";
+  } else if (score.least_steps < control->best.result.steps) {
+    verdict.reason = fmt::format("{} steps at a rate, of which the control took {}",
+                                 score.least_steps, control->best.result.steps);
+  } else if (score.rates.size() < kRates) {
+    verdict.reason = fmt::format("{} of {} learning rates tried", score.rates.size(), kRates);
   } else {
     decide(verdict, true);
   }
@@ -115,7 +111,11 @@ void judge_flatness(Verdict& verdict, const CellScore& score, bool wants_flat) {
     return;
   }
   const auto shorter = [](const CurvePoint& a, const CurvePoint& b) { return a.length < b.length; };
-  const auto [low, high] = std::minmax_element(curve.begin(), curve.end(), shorter);
+  const auto low = std::min_element(curve.begin(), curve.end(), shorter);
+  // The worst of the longer ones.
+  auto high = low == curve.begin() ? std::next(low) : curve.begin();
+  for (auto at = curve.begin(); at != curve.end(); ++at)
+    if (at != low && at->score > high->score) high = at;
   const double ratio = high->score / low->score;
   verdict.measured =
       fmt::format("{:.4f} at {}, {:.4f} at {}", low->score, low->length, high->score, high->length);

@@ -21,8 +21,8 @@ struct Verdict {
 std::string to_string(Verdict::Kind kind);
 
 /// Judges every claim about a cell and a task that are both in `scores`. A claim of inability
-/// stands only if the same cell, given the same steps and no fewer learning rates, solves
-/// even_pairs: otherwise it may be under-trained, and the claim is open.
+/// stands only after three learning rates, each with no fewer steps than the same cell took to
+/// solve even_pairs: otherwise it may be under-trained, and the claim is open.
 std::vector<Verdict> judge_claims(const std::vector<CellScore>& scores);
 
 std::string to_table(const std::vector<Verdict>& verdicts);

@@ -12,8 +12,8 @@
 
 namespace lram::eval::probes {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CurvePoint, length, score)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunResult, validation, test, chance, curve, steps, tokens,
-                                   parameters, seconds, reached, diverged)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunResult, validation, test, chance, curve, steps, replays,
+                                   tokens, parameters, seconds, reached, diverged)
 
 void to_json(nlohmann::json& json, const RunRecord& record) {
   json = {{"settings", record.settings},
@@ -43,7 +43,27 @@ std::string cell_text(const CellScore& score) {
   if (score.seeds > 1) text += fmt::format(" ({:.{}f})", score.mean, digits);
   return text;
 }
+struct Names {
+  std::vector<std::string> tasks, cells;
+};
+
+/// Each task and cell once, in the order of `scores`.
+Names names_of(const std::vector<CellScore>& scores) {
+  Names names;
+  const auto add = [](std::vector<std::string>& to, const std::string& name) {
+    if (std::find(to.begin(), to.end(), name) == to.end()) to.push_back(name);
+  };
+  for (const CellScore& score : scores) add(names.tasks, score.task), add(names.cells, score.cell);
+  return names;
+}
 }  // namespace
+
+const CellScore* find(const std::vector<CellScore>& scores, const std::string& task,
+                      const std::string& cell) {
+  for (const CellScore& score : scores)
+    if (score.task == task && score.cell == cell) return &score;
+  return nullptr;
+}
 
 std::vector<RunRecord> read_records(const std::filesystem::path& path) {
   std::vector<RunRecord> records;
@@ -95,6 +115,9 @@ std::vector<CellScore> cell_scores(const std::vector<RunRecord>& records,
       for (const RunRecord& record : records) {
         if (record.settings.task != task || record.settings.cell != cell) continue;
         score.rates.push_back(record.settings.rate);
+        score.least_steps = score.rates.size() == 1
+                                ? record.settings.steps
+                                : std::min(score.least_steps, record.settings.steps);
         const auto [at, fresh] = by_seed.try_emplace(record.settings.seed, record);
         if (!fresh && better(score, record, at->second)) at->second = record;
       }
@@ -114,28 +137,42 @@ std::vector<CellScore> cell_scores(const std::vector<RunRecord>& records,
 }
 
 std::string to_table(const std::vector<CellScore>& scores) {
-  std::vector<std::string> cells, tasks, header = {"task", "chance"};
-  for (const CellScore& score : scores) {
-    if (std::find(cells.begin(), cells.end(), score.cell) == cells.end())
-      cells.push_back(score.cell);
-    if (std::find(tasks.begin(), tasks.end(), score.task) == tasks.end())
-      tasks.push_back(score.task);
-  }
-  header.insert(header.end(), cells.begin(), cells.end());
+  const Names names = names_of(scores);
+  std::vector<std::string> header = {"task", "chance"};
+  header.insert(header.end(), names.cells.begin(), names.cells.end());
   Table table(header);
-  for (const std::string& task : tasks) {
+  for (const std::string& task : names.tasks) {
     std::vector<std::string> row = {task, ""};
-    for (const std::string& cell : cells) {
-      const auto at = std::find_if(scores.begin(), scores.end(), [&](const CellScore& score) {
-        return score.task == task && score.cell == cell;
-      });
-      row.push_back(at == scores.end() ? "-" : cell_text(*at));
-      if (at != scores.end()) {
-        row[0] = at->is_error ? task + ", error" : task;
-        row[1] = fmt::format("{:.3f}", at->best.result.chance);
-      }
+    for (const std::string& cell : names.cells) {
+      const CellScore* score = find(scores, task, cell);
+      row.push_back(score == nullptr ? "-" : cell_text(*score));
+      if (score == nullptr) continue;
+      row[0] = score->is_error ? task + ", error" : task;
+      row[1] = fmt::format("{:.3f}", score->best.result.chance);
     }
     table.add(std::move(row));
+  }
+  return table.text();
+}
+
+std::string to_length_table(const std::vector<CellScore>& scores) {
+  const Names names = names_of(scores);
+  std::vector<std::string> header = {"task", "length"};
+  header.insert(header.end(), names.cells.begin(), names.cells.end());
+  Table table(header);
+  for (const std::string& task : names.tasks) {
+    std::map<std::int64_t, std::map<std::string, std::string>> by_length;
+    for (const CellScore& score : scores)
+      if (score.task == task)
+        for (const CurvePoint& point : score.best.result.curve)
+          by_length[point.length][score.cell] =
+              fmt::format("{:.{}f}", point.score, score.is_error ? 4 : 3);
+    for (auto& [length, by_cell] : by_length) {
+      std::vector<std::string> row = {task, std::to_string(length)};
+      for (const std::string& cell : names.cells)
+        row.push_back(by_cell.contains(cell) ? by_cell[cell] : "-");
+      table.add(std::move(row));
+    }
   }
   return table.text();
 }

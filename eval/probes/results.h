@@ -19,8 +19,9 @@ struct CurvePoint {
 struct RunResult {
   double validation = 0.0, test = 0.0, chance = 0.0;
   std::vector<CurvePoint> curve = {};
-  std::int64_t steps = 0;   ///< taken, fewer than allowed where the bar was reached
-  std::int64_t tokens = 0;  ///< trained on, without pads
+  std::int64_t steps = 0;    ///< taken, fewer than allowed where the bar was reached
+  std::int64_t replays = 0;  ///< of them, steps that were replayed as a CUDA graph
+  std::int64_t tokens = 0;   ///< trained on, without pads
   std::int64_t parameters = 0;
   double seconds = 0.0;
   bool reached = false;   ///< the validation score came to the bar
@@ -51,6 +52,7 @@ struct CellScore {
   double mean = 0.0;  ///< test score over the seeds
   std::int64_t seeds = 0;
   std::vector<double> rates = {};  ///< tried, ascending
+  std::int64_t least_steps = 0;    ///< that any of its runs was allowed
   bool is_error = false;           ///< the score is an error: less is better
 
   double test() const { return best.result.test; }
@@ -62,8 +64,15 @@ struct CellScore {
 std::vector<CellScore> cell_scores(const std::vector<RunRecord>& records,
                                    const std::vector<std::string>& cells);
 
+/// Null if it is not there.
+const CellScore* find(const std::vector<CellScore>& scores, const std::string& task,
+                      const std::string& cell);
+
 /// Tasks down, cells across: best test score, and in brackets the mean if there are several seeds.
 std::string to_table(const std::vector<CellScore>& scores);
+
+/// Tasks and lengths down, cells across: the scores of length_plot() as text.
+std::string to_length_table(const std::vector<CellScore>& scores);
 
 /// Score against length of all cells on one task.
 Plot length_plot(const std::vector<CellScore>& scores, const std::string& task);

@@ -1,5 +1,7 @@
 #include "eval/probes/run.h"
 
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/nn/functional/loss.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/utils.h>
@@ -10,6 +12,7 @@
 #include <mutex>
 
 #include "eval/probes/cell.h"
+#include "eval/probes/gradient_step.h"
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
 #include "lram/training/optimizer.h"
@@ -22,18 +25,16 @@ constexpr double kFloorOfRate = 1e-3;  // of the cosine, over the peak
 constexpr double kWorstError = 1e9;    // stands for one that is not finite
 constexpr std::int64_t kTestTokens = 1 << 14, kTestTokensGpu = 1 << 18;  // tested at once, about
 
-Tensor to_tensor(const std::vector<std::int32_t>& values, at::IntArrayRef shape,
-                 torch::Device device) {
-  return torch::tensor(values, torch::kInt32).view(shape).to(device);
+Tensor to_tensor(const std::vector<std::int32_t>& values, at::IntArrayRef shape) {
+  return torch::tensor(values, torch::kInt32).view(shape);
 }
 
-Tensor to_tensor(const std::vector<float>& values, at::IntArrayRef shape, torch::Device device) {
-  return torch::tensor(values).view(shape).to(device);
+Tensor to_tensor(const std::vector<float>& values, at::IntArrayRef shape) {
+  return torch::tensor(values).view(shape);
 }
 
 /// Flat indices of the positions that are scored, the last `tail` of each row (0 = all).
-Tensor scored_positions(const Task& task, const Batch& batch, std::int64_t tail,
-                        torch::Device device) {
+Tensor scored_positions(const Task& task, const Batch& batch, std::int64_t tail) {
   std::vector<std::int64_t> out;
   for (std::int64_t row = 0; row < batch.rows; ++row) {
     const std::int64_t end = batch.ends[static_cast<std::size_t>(row)];
@@ -44,29 +45,49 @@ Tensor scored_positions(const Task& task, const Batch& batch, std::int64_t tail,
         out.push_back(static_cast<std::int64_t>(at));
     }
   }
-  return torch::tensor(out, torch::kInt64).to(device);
+  return torch::tensor(out, torch::kInt64);
 }
 
-struct Answers {
-  Tensor said;    // [P, C] at the P scored positions
-  Tensor wanted;  // [P] int64 symbols, or float numbers
-};
-
-Answers answer(ProbeModel& model, const Task& task, const Batch& batch, std::int64_t tail) {
-  const torch::Device device = model.device();
-  const Tensor where = scored_positions(task, batch, tail, device);
-  const Tensor hidden = model.hidden(batch);
-  const Tensor said = model.head(hidden.flatten(0, 1).index_select(0, where));
-  const std::int64_t all = batch.rows * batch.length;
-  const Tensor wanted = task.is_real() ? to_tensor(batch.targets, {all}, device)
-                                       : to_tensor(batch.labels, {all}, device).to(torch::kInt64);
-  return {said, wanted.index_select(0, where)};
+/// What the model says at the scored positions, [P, C].
+Tensor said(ProbeModel& model, const BatchTensors& batch) {
+  return model.head(model.hidden(batch).flatten(0, 1).index_select(0, batch.where));
 }
 
 bool reached(const Task& task, double score, double bar) {
   return task.is_real() ? score <= bar : score >= bar;
 }
 }  // namespace
+
+BatchTensors BatchTensors::to(torch::Device device) const {
+  return {inputs.to(device), ends.defined() ? ends.to(device) : ends, where.to(device),
+          wanted.to(device)};
+}
+
+void BatchTensors::copy_from(const BatchTensors& other) {
+  inputs.copy_(other.inputs);
+  if (ends.defined()) ends.copy_(other.ends);
+  where.copy_(other.where);
+  wanted.copy_(other.wanted);
+}
+
+BatchTensors batch_tensors(const Task& task, const Batch& batch, std::int64_t tail) {
+  const std::int64_t rows = batch.rows, length = batch.length;
+  BatchTensors out;
+  out.where = scored_positions(task, batch, tail);
+  Tensor all;
+  if (task.is_real()) {
+    out.inputs = to_tensor(batch.inputs, {rows, length, -1});
+    all = to_tensor(batch.targets, {rows * length});
+  } else {
+    out.inputs = to_tensor(batch.tokens, {rows, length}).to(torch::kInt64);
+    all = to_tensor(batch.labels, {rows * length}).to(torch::kInt64);
+  }
+  out.wanted = all.index_select(0, out.where);
+  if (std::any_of(batch.ends.begin(), batch.ends.end(),
+                  [&](std::int32_t end) { return end != length; }))
+    out.ends = to_tensor(batch.ends, {rows});
+  return out;
+}
 
 ProbeModel::ProbeModel(const Task& task, const RunSettings& settings) {
   static std::mutex mutex;  // initial weights come from LibTorch's one generator
@@ -87,26 +108,20 @@ ProbeModel::ProbeModel(const Task& task, const RunSettings& settings) {
 
 torch::Device ProbeModel::device() const { return head_->weight.device(); }
 
-Tensor ProbeModel::hidden(const Batch& batch) {
-  const std::vector<std::int64_t> shape = {batch.rows, batch.length};
-  Tensor x;
-  if (table_.defined())
-    x = torch::embedding(table_, to_tensor(batch.tokens, shape, device()).to(torch::kInt64));
-  else
-    x = inputs_->forward(to_tensor(batch.inputs, {batch.rows, batch.length, -1}, device()));
+Tensor ProbeModel::hidden(const BatchTensors& batch) {
+  const Tensor x =
+      table_.defined() ? torch::embedding(table_, batch.inputs) : inputs_->forward(batch.inputs);
   model::SequenceMask mask;
-  if (std::any_of(batch.ends.begin(), batch.ends.end(),
-                  [&](std::int32_t end) { return end != batch.length; }))
-    mask.end = to_tensor(batch.ends, {batch.rows}, device());
-  return backbone_->forward(x, backbone_->initial_state(batch.rows), mask).hidden;
+  mask.end = batch.ends;
+  return backbone_->forward(x, backbone_->initial_state(x.size(0)), mask).hidden;
 }
 
 Tensor ProbeModel::head(const Tensor& hidden) { return head_->forward(hidden); }
 
-Tensor probe_loss(ProbeModel& model, const Task& task, const Batch& batch) {
-  const Answers answers = answer(model, task, batch, /*tail=*/0);
-  return task.is_real() ? torch::mse_loss(answers.said.squeeze(1), answers.wanted)
-                        : torch::nn::functional::cross_entropy(answers.said, answers.wanted);
+Tensor probe_loss(ProbeModel& model, const Task& task, const BatchTensors& batch) {
+  const Tensor given = said(model, batch);
+  return task.is_real() ? torch::mse_loss(given.squeeze(1), batch.wanted)
+                        : torch::nn::functional::cross_entropy(given, batch.wanted);
 }
 
 double probe_score(ProbeModel& model, const Task& task, const RunSettings& settings, Split split,
@@ -121,10 +136,12 @@ double probe_score(ProbeModel& model, const Task& task, const RunSettings& setti
     for (std::int64_t i = first; i < std::min(first + rows, count); ++i)
       sequences.push_back(
           draw_sequence(task, settings.seed, split, static_cast<std::uint64_t>(i), low, high));
-    const Answers answers = answer(model, task, make_batch(task, sequences), task.scored_tail);
-    const Tensor each = task.is_real()
-                            ? (answers.said.squeeze(1) - answers.wanted).square().to(torch::kDouble)
-                            : answers.said.argmax(1).eq(answers.wanted).to(torch::kDouble);
+    const BatchTensors batch =
+        batch_tensors(task, make_batch(task, sequences), task.scored_tail).to(model.device());
+    const Tensor given = said(model, batch);
+    const Tensor each = (task.is_real() ? (given.squeeze(1) - batch.wanted).square()
+                                        : given.argmax(1).eq(batch.wanted))
+                            .to(torch::kDouble);
     total += each.sum().item<double>();
     scored += each.numel();
   }
@@ -132,13 +149,16 @@ double probe_score(ProbeModel& model, const Task& task, const RunSettings& setti
 }
 
 std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device device,
-                                   const StepCallback& on_step,
-                                   std::shared_ptr<ProbeModel>* trained) {
+                                   const StepCallback& on_step, bool graphs) {
   const Task task = make_task(settings.task, settings.options);
   LRAM_CHECK(settings.steps >= 1 && settings.batch_size >= 1 && settings.validate_every >= 1,
              "probe ", settings.task, ": ", settings.steps, " steps of ", settings.batch_size,
              " sequences, validated every ", settings.validate_every, ": wanted 1 or more of each");
   const auto start = std::chrono::steady_clock::now();
+  c10::OptionalStreamGuard own_stream;  // runs side by side on one GPU do not wait for each other
+  if (!device.is_cpu())
+    own_stream.reset_stream(
+        c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device));
   const auto model = std::make_shared<ProbeModel>(task, settings);
   model->to(device);
   training::Optimizer optimizer(
@@ -149,6 +169,7 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
                                     .cosine = settings.steps - settings.warmup};
   BatchStream stream(task, settings.seed, settings.batch_size, settings.train_low,
                      settings.train_high);
+  GradientStep gradients(*model, task, settings, graphs);
   const auto validate = [&] {
     return probe_score(*model, task, settings, Split::kValidation, settings.validation_sequences,
                        settings.test_low, settings.test_high);
@@ -159,9 +180,7 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
   bool done = false;
   while (!done && result.steps < settings.steps) {
     const Batch batch = stream.next();
-    const Tensor loss = probe_loss(*model, task, batch);
-    optimizer.zero_grad();
-    loss.backward();
+    gradients.run(batch);
     result.diverged = !std::isfinite(optimizer.step(schedule.rate(result.steps)));
     for (const std::int32_t end : batch.ends) result.tokens += end;
     ++result.steps;
@@ -173,6 +192,7 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
     }
     if (on_step && on_step(result.steps)) return std::nullopt;
   }
+  result.replays = gradients.replays();
   if (result.diverged) result.validation = validate();
   result.test = probe_score(*model, task, settings, Split::kTest, settings.test_sequences,
                             settings.test_low, settings.test_high);
@@ -182,7 +202,6 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
                                                 settings.curve_sequences, length, length)});
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (trained != nullptr) *trained = model;
   return result;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
@@ -38,8 +39,6 @@ void visit_fields(Settings& s, const Visit& visit) {
   visit("options", s.options);
 }
 
-constexpr double kNeverError = -1.0;  // a bar that nothing reaches
-
 RunSettings cpu_settings(const std::string& task) {
   RunSettings s;
   s.task = task;
@@ -50,30 +49,32 @@ RunSettings cpu_settings(const std::string& task) {
     s.options.modulus = 3;
   } else if (task == "recall") {
     s.embed_dim = 64;
-    s.steps = 2000;  // gpt2 is at 0.26 after 1000
+    s.steps = 2000;
+    s.batch_size = 16;
     s.options = {.vocab_size = 256, .num_pairs = 4};
     s.train_low = s.train_high = s.test_low = s.test_high = 64;
     s.curve = {32, 64, 128, 256, 512};
+    s.curve_sequences = 64;
   } else if (task == "nearest_neighbour") {
     s.steps = 4000;  // for the first 2000 every cell gives the mean
     s.warmup = 200;
     s.train_low = s.train_high = 16;
     s.test_low = s.test_high = 64;
     s.curve = {16, 32, 64, 128};
-    s.bar = kNeverError;
+    s.bar = 0.004;  // a twentieth of the mean's error
   } else if (task == "tracking") {
     s.steps = 500;
     s.batch_size = 32;
     s.train_low = s.train_high = s.test_low = s.test_high = 64;
-    s.curve = {64, 256, 1024};
+    s.curve = {64, 128, 256, 1024};
     s.curve_sequences = 512;  // 5 % are to be seen: 16k scored places, 1.1 %
-    s.bar = kNeverError;
+    s.bar = 0.042;            // 5 % above the expert's own noise: no other rate is tried
   }
   return s;
 }
 
-// 2 blocks, width 64, 1 head, batch 256, 5.12M sequences of length 3 to 40. Where the recipe tests
-// 8192 sequences, these are 2048.
+// Formal languages: 2 blocks, width 64, 1 head, batch 256, 5.12M sequences of length 3 to 40, 8192
+// of length 40 to 256 to test. Recall and nearest_neighbour end sooner.
 RunSettings full_settings(const std::string& task) {
   RunSettings s = cpu_settings(task);
   s.embed_dim = 64;
@@ -81,19 +82,25 @@ RunSettings full_settings(const std::string& task) {
   s.warmup = 2000;
   s.batch_size = 256;
   s.validate_every = 250;
-  s.test_sequences = 2048;
   if (task == "recall") {
+    s.steps = 8000;
+    s.warmup = 500;
     s.options = {.vocab_size = 8192, .num_pairs = 4};
     s.test_sequences = 3000;
   } else if (task == "nearest_neighbour") {
+    s.steps = 8000;
+    s.warmup = 500;
     s.train_low = s.train_high = 64;
     s.test_low = s.test_high = 256;
+    s.test_sequences = 2048;
     s.curve = {64, 128, 256, 512};
+    s.bar = 0.001;
   } else if (!make_task(task).is_real()) {
     s.options = {};
     s.train_high = 40;
     s.test_low = 40;
     s.test_high = 256;
+    s.test_sequences = 8192;
     s.curve = {40, 64, 128, 256, 320};
   }
   return s;
@@ -111,7 +118,7 @@ const Preset kPresets[] = {
      cpu_settings,
      {"even_pairs", "parity", "modular_arithmetic", "recall", "nearest_neighbour", "tracking"},
      {1e-2, 3e-3, 1e-3}},
-    {"full", full_settings, task_names(), {3e-3, 1e-2, 1e-3}},
+    {"full", full_settings, task_names(), {1e-3, 3e-3, 1e-2}},
 };
 
 const Preset& preset_of(const std::string& name) {
@@ -129,6 +136,40 @@ void to_json(nlohmann::json& json, const RunSettings& settings) {
 
 void from_json(const nlohmann::json& json, RunSettings& settings) {
   visit_fields(settings, [&](const char* name, auto& field) { json.at(name).get_to(field); });
+}
+
+void set_field(RunSettings& settings, const std::string& assignment) {
+  const std::size_t equals = std::min(assignment.find('='), assignment.size());
+  const std::string name = assignment.substr(0, equals);
+  nlohmann::json all = settings;
+  std::string path = "/" + name;
+  std::replace(path.begin(), path.end(), '.', '/');
+  const nlohmann::json::json_pointer where(path);
+  if (!all.contains(where) || !(all[where].is_number() || all[where].is_boolean())) {
+    const nlohmann::json flat = all.flatten();
+    std::vector<std::string> known;
+    for (const auto& [key, value] : flat.items()) {
+      if (!value.is_number() && !value.is_boolean()) continue;
+      known.push_back(key.substr(1));
+      std::replace(known.back().begin(), known.back().end(), '/', '.');
+    }
+    throw_error(ErrorKind::kUsage, "no setting of a run is called '{}', known: {}", name,
+                fmt::join(known, ", "));
+  }
+  const nlohmann::json old = all[where];
+  const nlohmann::json value = nlohmann::json::parse(
+      assignment.substr(std::min(equals + 1, assignment.size())), nullptr, /*exceptions=*/false);
+  const bool fits = old.is_boolean()        ? value.is_boolean()
+                    : old.is_number_float() ? value.is_number()
+                                            : value.is_number_unsigned();
+  if (!fits)
+    throw_error(ErrorKind::kUsage, "'{}': wanted {} such as {}={}", assignment,
+                old.is_boolean()        ? "true or false"
+                : old.is_number_float() ? "a number"
+                                        : "a whole number of 0 or more",
+                name, old.dump());
+  all[where] = value;
+  settings = all.get<RunSettings>();
 }
 
 std::vector<std::string> preset_names() {

@@ -35,6 +35,10 @@ struct RunSettings {
 void to_json(nlohmann::json& json, const RunSettings& settings);
 void from_json(const nlohmann::json& json, RunSettings& settings);
 
+/// Sets one number or flag, "embed_dim=64" or "options.num_pairs=8". Throws Error(kUsage) that
+/// names the field and what was wanted.
+void set_field(RunSettings& settings, const std::string& assignment);
+
 /// The sizes that tasks are run at: "cpu", minutes on two cores, and "full", the published recipe
 /// (adaptation.md 5). What follows throws Error(kUsage) that lists the known names.
 std::vector<std::string> preset_names();

@@ -68,6 +68,8 @@ TEST(Probe, RefusesBadUse) {
   expect_refusal({"--seeds", "-1"}, "--seeds: '-1' is no number of 0 or more");
   expect_refusal({"--steps", "-5"}, "--steps is -5");
   expect_refusal({"--jobs", "-1"}, "--jobs is -1");
+  expect_refusal({"--set", "dim=3"}, "no setting of a run is called 'dim', known: bar, batch_size");
+  expect_refusal({"--set", "embed_dim=x"}, "'embed_dim=x': wanted a whole number");
   expect_refusal({"--device", "tpu"}, "train.device is 'tpu'");
   expect_refusal({"--show"}, "--show needs --out");
   const test::TempFolder folder;

@@ -122,24 +122,37 @@ TEST(Claims, FollowTheNumbers) {
             Kind::kOpen);
 }
 
-TEST(Claims, InabilityNeedsAControlOfTheSameEffort) {
-  using Kind = Verdict::Kind;
-  const RunRecord failed = record("parity", "gpt2", 0.52);
-  EXPECT_EQ(verdict_of({failed}, "parity", "gpt2"), Kind::kOpen);
-  EXPECT_EQ(verdict_of({failed, record("even_pairs", "gpt2", 0.9)}, "parity", "gpt2"), Kind::kOpen);
-  EXPECT_EQ(verdict_of({failed, record("even_pairs", "gpt2", 1.0)}, "parity", "gpt2"),
-            Kind::kBorneOut);
-  EXPECT_EQ(verdict_of({record("parity", "gpt2", 0.8)}, "parity", "gpt2"), Kind::kNotBorneOut);
-  RunRecord longer = record("even_pairs", "gpt2", 1.0);
-  longer.settings.steps *= 2;
-  EXPECT_EQ(verdict_of({failed, longer}, "parity", "gpt2"), Kind::kOpen);
-  EXPECT_EQ(verdict_of({failed, record("even_pairs", "gpt2", 1.0, 0.9, 1e-3),
-                        record("even_pairs", "gpt2", 1.0, 0.8, 1e-2)},
-                       "parity", "gpt2"),
-            Kind::kOpen);
+/// Runs with three learning rates.
+std::vector<RunRecord> tried(const std::string& task, double test) {
+  std::vector<RunRecord> out;
+  for (const double rate : {1e-2, 3e-3, 1e-3}) out.push_back(record(task, "gpt2", test, 0.5, rate));
+  return out;
 }
 
-TEST(Claims, ExtrapolationComparesTheEndsOfTheCurve) {
+TEST(Claims, InabilityNeedsAControlOfTheSameEffort) {
+  using Kind = Verdict::Kind;
+  const auto judge = [](std::vector<RunRecord> records, const RunRecord& control) {
+    records.push_back(control);
+    return verdict_of(records, "parity", "gpt2");
+  };
+  const RunRecord control = record("even_pairs", "gpt2", 1.0);
+  const std::vector<RunRecord> failed = tried("parity", 0.52);
+  EXPECT_EQ(verdict_of(failed, "parity", "gpt2"), Kind::kOpen);
+  EXPECT_EQ(judge(failed, record("even_pairs", "gpt2", 0.9)), Kind::kOpen);
+  EXPECT_EQ(judge(failed, control), Kind::kBorneOut);
+  EXPECT_EQ(judge({failed[0], failed[1]}, control), Kind::kOpen) << "two rates";
+  EXPECT_EQ(judge(tried("parity", 0.8), control), Kind::kNotBorneOut);
+  RunRecord longer = control;
+  longer.result.steps = failed[0].settings.steps + 1;
+  EXPECT_EQ(judge(failed, longer), Kind::kOpen);
+  std::vector<RunRecord> shorter = failed;
+  shorter[1].settings.steps = 100;
+  RunRecord slow = control;
+  slow.result.steps = 200;
+  EXPECT_EQ(judge(shorter, slow), Kind::kOpen) << "one rate had 100 steps";
+}
+
+TEST(Claims, ExtrapolationComparesTheWorstLengthWithTheShortest) {
   using Kind = Verdict::Kind;
   const auto judge = [](const std::string& cell, double at_64, double at_1024) {
     RunRecord one = record("tracking", cell, at_64);
@@ -148,6 +161,9 @@ TEST(Claims, ExtrapolationComparesTheEndsOfTheCurve) {
   };
   EXPECT_EQ(judge("slstm", 0.050, 0.052), Kind::kBorneOut);
   EXPECT_EQ(judge("slstm", 0.050, 0.053), Kind::kNotBorneOut);
+  RunRecord bump = record("tracking", "slstm", 0.05);
+  bump.result.curve = {{64, 0.050}, {128, 0.060}, {256, 0.050}};
+  EXPECT_EQ(verdict_of({bump}, "tracking", "slstm"), Kind::kNotBorneOut);
   EXPECT_EQ(judge("gpt2", 0.050, 0.9), Kind::kBorneOut);
   EXPECT_EQ(judge("gpt2", 0.050, 0.051), Kind::kNotBorneOut);
   EXPECT_EQ(judge("gpt2", 0.9, 5.0), Kind::kOpen) << "it learned nothing";
@@ -161,12 +177,33 @@ TEST(Tables, ShowEveryCellAndVerdict) {
             "task             chance   slstm   gpt2\n"
             "parity            0.500   1.000  0.500\n"
             "tracking, error   0.877  0.0500      -\n");
+  EXPECT_EQ(to_length_table(scores),
+            "task      length   slstm   gpt2\n"
+            "parity        20   1.000  0.500\n"
+            "parity        40   0.500  0.250\n"
+            "tracking      20  0.0500      -\n"
+            "tracking      40  0.0250      -\n");
   EXPECT_NE(to_table(judge_claims(scores)).find("no control: even_pairs was not run"),
             std::string::npos);
   const std::string svg = render_svg(length_plot(scores, "parity"));
   test::expect_well_formed(svg);
   EXPECT_NE(svg.find("gpt2"), std::string::npos);
   EXPECT_NE(svg.find("chance"), std::string::npos);
+}
+
+TEST(RunSettings, TakeFieldsByName) {
+  RunSettings settings = preset_settings("cpu", "recall");
+  set_field(settings, "embed_dim=128");
+  set_field(settings, "options.num_pairs=8");
+  set_field(settings, "options.random_filler=true");
+  set_field(settings, "bar=2");
+  EXPECT_EQ(settings.embed_dim, 128);
+  EXPECT_EQ(settings.options.num_pairs, 8);
+  EXPECT_TRUE(settings.options.random_filler);
+  EXPECT_EQ(settings.bar, 2.0);
+  for (const char* bad : {"", "embed_dim", "embed_dim=", "embed_dim=-1", "embed_dim=1.5", "dim=3",
+                          "options=3", "task=1", "curve=3", "bar=x", "options.random_filler=1"})
+    EXPECT_THROW(set_field(settings, bad), Error) << bad;
 }
 
 TEST(Presets, FitTheirTasks) {

@@ -40,9 +40,11 @@ TEST(ProbeModel, PadsChangeNothing) {
       std::vector<Sequence> sequences;
       for (const std::int64_t length : {20, 31, 9})
         sequences.push_back(draw_sequence(task, 3, Split::kTest, 0, length, length));
-      const torch::Tensor together = model.hidden(make_batch(task, sequences));
+      const torch::Tensor together =
+          model.hidden(batch_tensors(task, make_batch(task, sequences), 0));
       for (std::size_t row = 0; row < sequences.size(); ++row) {
-        const torch::Tensor alone = model.hidden(make_batch(task, {sequences[row]}))[0];
+        const torch::Tensor alone =
+            model.hidden(batch_tensors(task, make_batch(task, {sequences[row]}), 0))[0];
         const torch::Tensor got =
             together[static_cast<std::int64_t>(row)].narrow(0, 0, alone.size(0));
         EXPECT_TRUE(torch::allclose(got, alone, 1e-4, 1e-5)) << cell << ", " << name << ' ' << row;
@@ -59,12 +61,13 @@ TEST(ProbeModel, LooksBackAndNeverAhead) {
     const torch::NoGradGuard no_grad;
     ProbeModel model(task, settings);
     Batch batch = make_batch(task, {draw_sequence(task, 3, Split::kTest, 0, 24, 24)});
-    const torch::Tensor before = model.hidden(batch)[0];
+    const torch::Tensor before = model.hidden(batch_tensors(task, batch, 0))[0];
     for (const std::int64_t t : {0, 11, 22}) {
       Batch other = batch;
       std::int32_t& token = other.tokens[static_cast<std::size_t>(t)];
       token = 3 - token;
-      const torch::Tensor moved = (model.hidden(other)[0] - before).abs().amax(1);
+      const torch::Tensor moved =
+          (model.hidden(batch_tensors(task, other, 0))[0] - before).abs().amax(1);
       EXPECT_LT(moved.narrow(0, 0, t + 1).narrow(0, 0, t).sum().item<float>(), 1e-6f) << cell;
       EXPECT_GT(moved[t].item<float>(), 1e-6f) << cell << ' ' << t;
     }
