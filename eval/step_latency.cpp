@@ -159,7 +159,7 @@ model::PolicyConfig transformer_of_size(const model::PolicyConfig& like, std::in
                                         std::int64_t max_episode_steps) {
   model::PolicyConfig config = like;
   config.backbone = "gpt2";
-  config.slstm_at.clear();
+  model::clear_unused(config);
   config.context_length = context_length;
   config.max_episode_steps = max_episode_steps;
 

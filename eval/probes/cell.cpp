@@ -67,6 +67,7 @@ model::PolicyConfig cell_config(const RunSettings& settings) {
   // A policy counts time steps of three tokens.
   config.context_length = longest(settings) / tokenization::kTokensPerStep + 1;
   config.max_episode_steps = config.context_length;
+  model::clear_unused(config);  // one setting of heads for all cells, and Mamba has none
   model::validate(config);
   return config;
 }

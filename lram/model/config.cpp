@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <string>
+#include <vector>
 
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
@@ -19,6 +21,50 @@ const std::set<std::string> kFirstFields = {
     "slstm_at",     "conv_kernel",       "cell_eps",   "chunk_size", "qkv_blocksize",
     "ffn_factor",   "max_episode_steps", "state_dim",  "image_size", "action_slots",
     "discrete_ids", "num_bins"};
+
+/// Fields that some backbones or image encoders have and others have not.
+struct PartialField {
+  const char* name;
+  std::string PolicyConfig::*choice;
+  std::set<std::string> owners;  ///< values of `choice`
+};
+
+const std::vector<PartialField>& partial_fields() {
+  constexpr auto kBackbone = &PolicyConfig::backbone;
+  constexpr auto kEncoder = &PolicyConfig::image_encoder;
+  static const std::vector<PartialField> list = {
+      {"num_heads", kBackbone, {"xlstm", "xlstm_large", "slstm", "lstm", "gru", "elman", "gpt2"}},
+      {"slstm_at", kBackbone, {"xlstm"}},
+      {"conv_kernel", kBackbone, {"xlstm", "slstm", "lstm", "gru", "mamba"}},
+      {"qkv_blocksize", kBackbone, {"xlstm"}},
+      {"ffn_factor", kBackbone, {"xlstm", "slstm", "lstm", "gru", "elman"}},
+      {"input_gate", kBackbone, {"xlstm", "xlstm_large"}},
+      {"normalize", kBackbone, {"xlstm", "xlstm_large"}},
+      {"cell_eps", kBackbone, {"xlstm", "xlstm_large"}},
+      {"chunk_size", kBackbone, {"xlstm", "xlstm_large"}},
+      {"qk_dim_factor", kBackbone, {"xlstm_large"}},
+      {"swiglu_factor", kBackbone, {"xlstm_large"}},
+      {"gate_soft_cap", kBackbone, {"xlstm_large"}},
+      {"positions", kBackbone, {"gpt2"}},
+      {"image_dim", kEncoder, {"vil", "vit"}},
+      {"image_blocks", kEncoder, {"vil", "vit"}},
+      {"image_patch", kEncoder, {"vil", "vit"}},
+      {"image_heads", kEncoder, {"vit"}},
+      {"vil_version", kEncoder, {"vil"}},
+  };
+  return list;
+}
+
+void check_unused(const PolicyConfig& config) {
+  const json given = config, initial = PolicyConfig();
+  for (const PartialField& field : partial_fields()) {
+    const std::string& choice = config.*field.choice;
+    if (field.owners.contains(choice) || given.at(field.name) == initial.at(field.name)) continue;
+    throw_error(ErrorKind::kUsage, "model.{} is {}, wanted {} with {}: it is of {} alone",
+                field.name, given.at(field.name).dump(), initial.at(field.name).dump(), choice,
+                fmt::join(field.owners, ", "));
+  }
+}
 
 /// Every field with its name and meaning: what the command line, recipes and config.json share.
 template <typename Config, typename Visit>
@@ -142,6 +188,17 @@ void validate(const PolicyConfig& c) {
   check_range("num_bins", c.num_bins, 1, 1 << 16);
   validate_backbone(c);
   validate_image_encoder(c);
+  check_unused(c);
+}
+
+void clear_unused(PolicyConfig& config) {
+  const json initial = PolicyConfig();
+  std::set<std::string> unused;
+  for (const PartialField& field : partial_fields())
+    if (!field.owners.contains(config.*field.choice)) unused.insert(field.name);
+  visit_fields(config, [&](const char* name, auto& value, const char*) {
+    if (unused.contains(name)) initial.at(name).get_to(value);
+  });
 }
 
 }  // namespace lram::model

@@ -15,11 +15,11 @@ struct PolicyConfig {
   std::string backbone = "xlstm";
   std::int64_t embed_dim = 512;
   std::int64_t num_blocks = 8;
-  std::int64_t num_heads = 4;
+  std::int64_t num_heads = 4;        ///< not mamba
   std::int64_t context_length = 50;  ///< time steps of a training window
 
   std::string slstm_at;            ///< xlstm: zero-based blocks with an sLSTM, "1,3"; "" = [1:0]
-  std::int64_t conv_kernel = 4;    ///< not gpt2; slstm, lstm, gru: 0 = none
+  std::int64_t conv_kernel = 4;    ///< xlstm, slstm, lstm, gru, mamba; slstm, lstm, gru: 0 = none
   std::int64_t qkv_blocksize = 4;  ///< xlstm
   double ffn_factor = 1.3;         ///< feed-forward behind any cell but the mLSTM, 0 = none
   std::string input_gate = "exp";  ///< mLSTM: exp or sigmoid
@@ -55,8 +55,11 @@ void describe(po::options_description& options, PolicyConfig& config);
 void to_json(nlohmann::json& json, const PolicyConfig& config);
 /// Throws Error(kInput) that names the field, its value and what was wanted.
 void from_json(const nlohmann::json& json, PolicyConfig& config);
-/// Throws Error(kUsage) for a config that cannot be built (heads that do not divide, ...).
+/// Throws Error(kUsage) for a config that cannot be built (heads that do not divide, ...), and for
+/// a field off its default that the backbone or image encoder does not have.
 void validate(const PolicyConfig& config);
+/// Sets such fields to their defaults: for a config made out of another backbone's.
+void clear_unused(PolicyConfig& config);
 
 /// What validate() is made of. Throw Error(kUsage) that names model.FIELD, its value and what was
 /// wanted: `value` outside [low, high], or `part` that does not divide `whole`, described by

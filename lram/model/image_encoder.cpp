@@ -94,7 +94,10 @@ std::vector<std::string> image_encoder_names() {
 
 void validate_image_encoder(const PolicyConfig& config) {
   const Kind& kind = kind_of(config);
-  if (config.image_size > 0) kind.check(config);
+  if (config.image_size > 0)
+    kind.check(config);
+  else if (config.image_encoder != PolicyConfig().image_encoder)
+    throw_error(ErrorKind::kUsage, "model.image_size is 0, wanted at least 1 for a {}", kind.name);
 }
 
 std::shared_ptr<ImageEncoder> make_image_encoder(const PolicyConfig& config) {

@@ -22,7 +22,7 @@ class ImageEncoder : public torch::nn::Module {
 std::vector<std::string> image_encoder_names();
 
 /// Throws Error(kUsage) that names the field, its value and what was wanted, for an encoder that
-/// cannot be built. Without images (image_size 0) only the name is looked at.
+/// cannot be built; without images (image_size 0) for any but the default.
 void validate_image_encoder(const PolicyConfig& config);
 
 /// The encoder that model.image_encoder names, for images [3, image_size, image_size] and F =

@@ -214,6 +214,7 @@ TEST_F(BadInput, AConfigThatCannotBeBuiltIsRefused) {
        "model.swiglu_factor is 0, wanted more than 0"},
       {{"backbone", "gru", "num_heads", "3"},
        "model.num_heads is 3, which does not divide embed_dim (16)"},
+      {{"backbone", "gru", "slstm_at", "1"}, "model.slstm_at is \"1\", wanted \"\" with gru"},
       {{"backbone", "mamba", "conv_kernel", "0"}, "model.conv_kernel is 0, wanted 1 to 1024"},
       {{"backbone", "gpt2", "positions", "sin"},
        "model.positions is 'sin', wanted learned or rope"},

@@ -32,6 +32,7 @@ class EachBackbone : public testing::TestWithParam<std::string> {
         for (std::int64_t i = 0; i < config.num_blocks; ++i)
           if (draw.coin(0.4))
             config.slstm_at += (config.slstm_at.empty() ? "" : ",") + std::to_string(i);
+      clear_unused(config);
       validate(config);
       return test::perturbed(make_backbone(config), draw, dtype);
     };

@@ -15,16 +15,18 @@ namespace {
 using nlohmann::json;
 
 TEST(PolicyConfig, SurvivesJson) {
-  PolicyConfig config;
-  config.backbone = "gpt2";
-  config.max_episode_steps = 1000;
-  config.ffn_factor = 0.1;
-  config.slstm_at = "1,3";
-  config.input_gate = "sigmoid";
-  config.normalize = false;
-  config.positions = "rope";
-  EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
-  EXPECT_FALSE(config == PolicyConfig());
+  PolicyConfig xlstm, gpt2;
+  xlstm.max_episode_steps = 1000;
+  xlstm.ffn_factor = 0.1;
+  xlstm.slstm_at = "1,3";
+  xlstm.input_gate = "sigmoid";
+  xlstm.normalize = false;
+  gpt2.backbone = "gpt2";
+  gpt2.positions = "rope";
+  for (const PolicyConfig& config : {xlstm, gpt2}) {
+    EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
+    EXPECT_FALSE(config == PolicyConfig());
+  }
 }
 
 TEST(PolicyConfig, FilesThatAreOlderThanAFieldHaveItsDefault) {
@@ -83,19 +85,73 @@ TEST(PolicyConfig, JsonOfAnotherTypeIsNamed) {
   }
 }
 
-TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
-  const auto message = [](const std::function<void(PolicyConfig&)>& edit) -> std::string {
-    PolicyConfig config;
-    config.num_blocks = 4;
-    edit(config);
-    try {
-      validate(config);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-      return error.what();
-    }
-    return "accepted";
+/// What validate() says to an xlstm of four blocks, changed.
+std::string message(const std::function<void(PolicyConfig&)>& edit) {
+  PolicyConfig config;
+  config.num_blocks = 4;
+  edit(config);
+  try {
+    validate(config);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(PolicyConfig, FieldsOfOtherArchitecturesAreRefused) {
+  const auto with = [](const char* backbone, const std::function<void(PolicyConfig&)>& edit) {
+    return message([&](PolicyConfig& c) {
+      c.backbone = backbone;
+      c.max_episode_steps = 9;
+      edit(c);
+    });
   };
+  for (const std::string& backbone : backbone_names()) {
+    EXPECT_EQ(with(backbone.c_str(), [](auto&) {}), "accepted");
+    if (backbone == "xlstm") continue;
+    EXPECT_EQ(with(backbone.c_str(), [](auto& c) { c.slstm_at = "1"; }),
+              "model.slstm_at is \"1\", wanted \"\" with " + backbone + ": it is of xlstm alone");
+  }
+  EXPECT_EQ(with("mamba", [](auto& c) { c.num_heads = 8; }),
+            "model.num_heads is 8, wanted 4 with mamba: it is of elman, gpt2, gru, lstm, slstm, "
+            "xlstm, xlstm_large alone");
+  EXPECT_EQ(with("gpt2", [](auto& c) { c.ffn_factor = 4.0; }),
+            "model.ffn_factor is 4.0, wanted 1.3 with gpt2: it is of elman, gru, lstm, slstm, "
+            "xlstm alone");
+  EXPECT_EQ(with("lstm", [](auto& c) { c.normalize = false; }),
+            "model.normalize is false, wanted true with lstm: it is of xlstm, xlstm_large alone");
+  EXPECT_EQ(with("xlstm", [](auto& c) { c.positions = "rope"; }),
+            "model.positions is \"rope\", wanted \"learned\" with xlstm: it is of gpt2 alone");
+  EXPECT_EQ(with("xlstm", [](auto& c) { c.gate_soft_cap = 0.0; }),
+            "model.gate_soft_cap is 0.0, wanted 15.0 with xlstm: it is of xlstm_large alone");
+  EXPECT_EQ(with("xlstm", [](auto& c) { c.image_patch = 4; }),
+            "model.image_patch is 4, wanted 8 with impala: it is of vil, vit alone");
+  EXPECT_EQ(message([](auto& c) {
+              c.image_size = 64;
+              c.image_encoder = "vit";
+              c.vil_version = 1;
+            }),
+            "model.vil_version is 1, wanted 2 with vit: it is of vil alone");
+  EXPECT_EQ(message([](auto& c) { c.image_encoder = "vil"; }),
+            "model.image_size is 0, wanted at least 1 for a vil");
+
+  // A config made out of another's loses them, and nothing else.
+  PolicyConfig config;
+  config.slstm_at = "1,3";
+  config.num_heads = 8;
+  config.conv_kernel = 3;
+  config.embed_dim = 96;
+  config.backbone = "mamba";
+  clear_unused(config);
+  PolicyConfig wanted;
+  wanted.conv_kernel = 3;
+  wanted.embed_dim = 96;
+  wanted.backbone = "mamba";
+  EXPECT_EQ(config, wanted);
+}
+
+TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
   EXPECT_EQ(message([](auto&) {}), "accepted");
   EXPECT_EQ(message([](auto& c) {
               c.backbone = "rwkv";

@@ -28,6 +28,7 @@ PolicyConfig small(const std::string& backbone, const std::string& slstm_at = ""
   config.action_slots = 2;
   config.discrete_ids = 3;
   config.num_bins = 4;
+  clear_unused(config);
   return config;
 }
 
@@ -55,6 +56,7 @@ std::vector<PolicyConfig> all_image_encoders() {
     config.image_dim = 12;
     config.image_blocks = 2;
     if (out.size() == 1) config.vil_version = 1;
+    clear_unused(config);
     out.push_back(config);
   }
   return out;
