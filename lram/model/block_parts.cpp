@@ -1,5 +1,7 @@
 #include "lram/model/block_parts.h"
 
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
 #include <cmath>
 #include <string>
 #include <utility>
@@ -38,6 +40,23 @@ Tensor ConvBranch::forward(const Tensor& x, Tensor& window, const SequenceMask& 
   CausalConvOutput out = causal_conv(x, window, weight_, bias_, mask);
   window = std::move(out.window);
   return at::silu(out.y);
+}
+
+Tensor GateMaps::operator()(const Tensor& x) const {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const auto dtype = x.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat;
+  return at::linear(x.to(dtype), at::cat({input, forget}).to(dtype),
+                    at::cat({input_bias, forget_bias}).to(dtype));
+}
+
+GateMaps add_gate_maps(torch::nn::Module& module, const std::string& prefix, std::int64_t heads,
+                       std::int64_t dim) {
+  GateMaps maps;
+  maps.input = add_parameter(module, prefix + "igate.weight", torch::zeros({heads, dim}));
+  maps.input_bias = add_parameter(module, prefix + "igate.bias", torch::randn({heads}) * 0.1);
+  maps.forget = add_parameter(module, prefix + "fgate.weight", torch::zeros({heads, dim}));
+  maps.forget_bias = add_parameter(module, prefix + "fgate.bias", torch::linspace(3.0, 6.0, heads));
+  return maps;
 }
 
 }  // namespace lram::model

@@ -37,4 +37,17 @@ class ConvBranch {
   torch::Tensor weight_, bias_;
 };
 
+/// Maps to the input and forget gates of an mLSTM.
+struct GateMaps {
+  torch::Tensor input, input_bias, forget, forget_bias;  ///< [H, D], [H]
+
+  /// x: [.., D]. Pre-activations, i then f, [.., 2H]; in float32 (float64 for that) under autocast
+  /// and with narrower weights too: in bf16 an f near 6 comes in steps of 0.03.
+  torch::Tensor operator()(const torch::Tensor& x) const;
+};
+
+/// Registers `igate` and `fgate` below `prefix` with the xlstm package's initial values.
+GateMaps add_gate_maps(torch::nn::Module& module, const std::string& prefix, std::int64_t heads,
+                       std::int64_t dim);
+
 }  // namespace lram::model

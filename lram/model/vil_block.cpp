@@ -1,10 +1,8 @@
 #include "lram/model/vil_block.h"
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include "lram/core/error.h"
-#include "lram/model/block_parts.h"
 #include "lram/model/causal_conv.h"
+#include "lram/model/head_norm_gate.h"
 #include "lram/model/mlstm_cell.h"
 #include "lram/model/named_parameter.h"
 #include "lram/model/qkv_projection.h"
@@ -73,10 +71,7 @@ VilBlock::VilBlock(torch::nn::Module& module, const std::string& prefix,
   conv_ = add(conv + ".weight", uniform_init(taps, fan_in));
   conv_bias_ = add(conv + ".bias", uniform_init({inner}, fan_in));
   const std::string cell = "layer.mlstm_cell.";
-  input_gate_ = add(cell + "igate.weight", torch::zeros({heads, 3 * inner}));
-  input_bias_ = add(cell + "igate.bias", torch::randn({heads}) * 0.1);
-  forget_gate_ = add(cell + "fgate.weight", torch::zeros({heads, 3 * inner}));
-  forget_bias_ = add(cell + "fgate.bias", torch::linspace(3.0, 6.0, heads));
+  gates_ = add_gate_maps(module, prefix + cell, heads, 3 * inner);
   head_norm_ = add(cell + "outnorm.weight", torch::zeros({inner}));
   head_norm_bias_ = bias(cell + "outnorm.bias", inner, norm_bias);
   down_ = add("layer.proj_down.weight", wang_init({dim, inner}, config.init_blocks, dim));
@@ -94,13 +89,6 @@ Tensor VilBlock::convolve(const Tensor& x, PatchGrid grid) const {
       .contiguous();
 }
 
-/// i then f, [B, N, 2H]; in the type of the weights under autocast too.
-Tensor VilBlock::gate_inputs(const Tensor& qkv) const {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  return at::linear(qkv.to(input_gate_.dtype()), at::cat({input_gate_, forget_gate_}),
-                    at::cat({input_bias_, forget_bias_}));
-}
-
 Tensor VilBlock::forward(const Tensor& x, PatchGrid grid) const {
   const std::int64_t batch = x.size(0), tokens = x.size(1), heads = config_.num_heads;
   const auto turned = [&](const Tensor& y) { return reversed_ ? y.flip(1) : y; };
@@ -109,16 +97,14 @@ Tensor VilBlock::forward(const Tensor& x, PatchGrid grid) const {
   const Tensor conv = at::silu(convolve(branches[0], grid));
   const Tensor qkv = qkv_projection(conv, branches[0], qkv_, qkv_bias_);
   const auto parts = qkv.view({batch, tokens, 3 * heads, -1}).chunk(3, 2);
-  const auto gates = gate_inputs(qkv).chunk(2, -1);
+  const auto gates = gates_(qkv).chunk(2, -1);
   const Tensor h = mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1],
                                  empty_start(config_, batch, norm_.options().requires_grad(false)),
                                  /*mask=*/{}, {.eps = config_.cell_eps})
                        .h;
-  Tensor normed = at::layer_norm(h, {h.size(3)}, {}, {}, kBlockNormEps).view({batch, tokens, -1}) *
-                  (head_norm_ + 1);
-  if (head_norm_bias_.defined()) normed = normed + head_norm_bias_;
-  const Tensor mixed = at::addcmul(normed, skip_, conv) * at::silu(branches[1]);
-  return x + turned(at::linear(mixed, down_, down_bias_));
+  const Tensor gated = head_norm_gate(h, branches[1], conv, head_norm_, skip_,
+                                      {.eps = kBlockNormEps, .bias = head_norm_bias_});
+  return x + turned(at::linear(gated, down_, down_bias_));
 }
 
 }  // namespace lram::model

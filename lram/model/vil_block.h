@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "lram/model/block_parts.h"
 #include "lram/model/patch_embedding.h"
 
 namespace lram::model {
@@ -46,13 +47,13 @@ class VilBlock {
 
  private:
   torch::Tensor convolve(const torch::Tensor& x, PatchGrid grid) const;
-  torch::Tensor gate_inputs(const torch::Tensor& qkv) const;
 
   VilBlockConfig config_;
   bool reversed_;
   std::array<torch::Tensor, 3> qkv_, qkv_bias_;
-  torch::Tensor norm_, norm_bias_, up_, up_bias_, conv_, conv_bias_, input_gate_, input_bias_,
-      forget_gate_, forget_bias_, head_norm_, head_norm_bias_, skip_, down_, down_bias_;
+  torch::Tensor norm_, norm_bias_, up_, up_bias_, conv_, conv_bias_, head_norm_, head_norm_bias_,
+      skip_, down_, down_bias_;
+  GateMaps gates_;
 };
 
 }  // namespace lram::model

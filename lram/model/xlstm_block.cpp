@@ -1,7 +1,5 @@
 #include "lram/model/xlstm_block.h"
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include <array>
 #include <string>
 
@@ -36,10 +34,7 @@ class MlstmBlock : public XlstmBlock {
       qkv_bias_[i] = bias(name + "bias", inner);
     }
     const std::string cell = "xlstm.mlstm_cell.";
-    input_gate_ = add_parameter(*this, cell + "igate.weight", torch::zeros({heads, 3 * inner}));
-    input_bias_ = add_parameter(*this, cell + "igate.bias", torch::randn({heads}) * 0.1);
-    forget_gate_ = add_parameter(*this, cell + "fgate.weight", torch::zeros({heads, 3 * inner}));
-    forget_bias_ = add_parameter(*this, cell + "fgate.bias", torch::linspace(3.0, 6.0, heads));
+    gates_ = add_gate_maps(*this, cell, heads, 3 * inner);
     head_norm_ = add_parameter(*this, cell + "outnorm.weight", torch::zeros({inner}));
     skip_ = add_parameter(*this, "xlstm.learnable_skip", torch::ones({inner}));
     down_ = add_parameter(*this, "xlstm.proj_down.weight",
@@ -63,7 +58,7 @@ class MlstmBlock : public XlstmBlock {
     const Tensor conv = conv_.forward(branches[0], window, mask);
     const Tensor qkv = qkv_projection(conv, branches[0], qkv_, qkv_bias_);
     const auto parts = qkv.view({batch, tokens, 3 * heads, -1}).chunk(3, 2);
-    const auto gates = gate_inputs(qkv).chunk(2, -1);
+    const auto gates = gates_(qkv).chunk(2, -1);
     MlstmOutput cell =
         mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask, config_.cell);
     const Tensor gated =
@@ -73,17 +68,10 @@ class MlstmBlock : public XlstmBlock {
   }
 
  private:
-  /// i then f, [B, T, 2H]; in float32 under autocast too (f near 6 comes in steps of 0.03 in bf16).
-  Tensor gate_inputs(const Tensor& qkv) const {
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    return at::linear(qkv.to(input_gate_.dtype()), at::cat({input_gate_, forget_gate_}),
-                      at::cat({input_bias_, forget_bias_}));
-  }
-
   XlstmBlockConfig config_;
   std::array<Tensor, 3> qkv_, qkv_bias_;
-  Tensor norm_, up_, up_bias_, input_gate_, input_bias_, forget_gate_, forget_bias_, head_norm_,
-      skip_, down_, down_bias_;
+  Tensor norm_, up_, up_bias_, head_norm_, skip_, down_, down_bias_;
+  GateMaps gates_;
   ConvBranch conv_;
 };
 

@@ -1,7 +1,5 @@
 #include "lram/model/xlstm_large.h"
 
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include <span>
 #include <string>
 #include <utility>
@@ -147,14 +145,11 @@ class XlstmLargeBlock : public torch::nn::Module {
                           training_init() ? trained_bias : uniform_init({heads}, dim))};
   }
 
-  /// i then f, capped, [B, T, 2H]; in float32 under autocast and with narrower weights too.
+  /// i then f, capped, [B, T, 2H].
   Tensor gate_inputs(const Tensor& y) const {
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const auto dtype = y.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat;
-    return soft_cap(
-        at::linear(y.to(dtype), at::cat({input_gate_.weight, forget_gate_.weight}).to(dtype),
-                   at::cat({input_gate_.bias, forget_gate_.bias}).to(dtype)),
-        config_.gate_soft_cap);
+    const GateMaps maps = {input_gate_.weight, input_gate_.bias, forget_gate_.weight,
+                           forget_gate_.bias};
+    return soft_cap(maps(y), config_.gate_soft_cap);
   }
 
   XlstmLargeConfig config_;
