@@ -6,6 +6,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lram/app/verb.h"
@@ -14,6 +15,9 @@
 #include "lram/core/options.h"
 #include "lram/core/table.h"
 #include "lram/model/cost.h"
+#include "lram/model/shapes_only.h"
+#include "lram/model/vil.h"
+#include "lram/model/xlstm_large_lm.h"
 #include "lram/training/config.h"
 
 extern const lram::EmbeddedFile kRecipes[];  // lram/app/recipes, put in by the build
@@ -29,6 +33,27 @@ constexpr Published kPublished[] = {
     {"xlstm_16m", 16.08}, {"xlstm_48m", 47.93}, {"xlstm_108m", 108.27}, {"xlstm_206m", 206.53},
     {"dt_16m", 16.57},    {"dt_48m", 48.41},    {"dt_108m", 108.59},    {"dt_206m", 206.52},
     {"mamba_16m", 16.70}, {"mamba_48m", 49.92}, {"mamba_108m", 112.85}, {"mamba_206m", 215.34}};
+
+/// A model of another paper in its published size, and its parameters in millions that kernels.md
+/// 1.8 and 7 give.
+struct PublicModel {
+  std::string name;
+  double published = 0.0;
+  std::int64_t parameters = 0;
+};
+
+std::vector<PublicModel> public_models() {
+  const model::ShapesOnly shapes_only;
+  const model::XlstmLargeConfig large = {.embed_dim = 4096, .num_heads = 8, .num_blocks = 32};
+  std::vector<PublicModel> out = {
+      {"xLSTM-7B", 6870.0, parameter_count(model::XlstmLargeLm(large, /*vocab_size=*/50304))}};
+  for (const auto& [size, published] : {std::pair{"tiny", 6.0}, {"small", 23.0}, {"base", 89.0}}) {
+    model::VilConfig config = model::VilConfig::v2();
+    out.push_back({fmt::format("Vision-LSTM v2 {}", size), published,
+                   parameter_count(model::VisionLstm(config.set_size(size)))});
+  }
+  return out;
+}
 
 /// A recipe leaves the longest episode to the data. LRAM's table has 1600 rows; 9 to a step here.
 constexpr std::int64_t kEpisodeSteps = 178;
@@ -83,6 +108,14 @@ std::string to_table(const std::vector<Row>& rows) {
          "window is full.\n";
 }
 
+std::string to_table(const std::vector<PublicModel>& models) {
+  Table table({"public model", "parameters M", "published M"});
+  for (const PublicModel& one : models)
+    table.add({one.name, in_millions(static_cast<double>(one.parameters)),
+               fmt::format("{}", one.published)});
+  return table.text();
+}
+
 nlohmann::json to_json(const Row& row) {
   nlohmann::json json = {{"recipe", row.recipe},
                          {"backbone", row.config.backbone},
@@ -110,8 +143,9 @@ struct Options {
 int models(const Args& args) {
   Options o;
   CommandLine line("lram models [--recipe FILE] [--model.KEY VALUE ...]",
-                   "Parameters, state, FLOPs and bytes of the recipes that come with lram, or of "
-                   "one policy.\nFLOPs are multiplies and adds of linear maps, convolutions and "
+                   "Parameters, state, FLOPs and bytes of the recipes that come with lram, beside "
+                   "published counts,\nor of one policy. FLOPs are multiplies and adds of linear "
+                   "maps, convolutions and "
                    "memory (lram/model/cost.h).");
   line.allow_recipe();
   line.options().add_options()("json", po::bool_switch(&o.as_json), "print JSON");
@@ -120,11 +154,13 @@ int models(const Args& args) {
   describe(line.options(), o.train);
   if (!line.parse(args)) return 0;
   std::vector<Row> rows;
+  std::vector<PublicModel> known;
   if (!line.recipe().empty()) {
     rows.push_back(row_of(std::filesystem::path(line.recipe()).stem(), o.config));
   } else if (o.config != model::PolicyConfig()) {
     rows.push_back(row_of("options", o.config));
   } else {
+    known = public_models();
     for (const EmbeddedFile* recipe = kRecipes; recipe->name != nullptr; ++recipe) {
       std::istringstream text(std::string(recipe->bytes.begin(), recipe->bytes.end()));
       rows.push_back(row_of(std::filesystem::path(recipe->name).stem(), read_recipe(text)));
@@ -133,9 +169,15 @@ int models(const Args& args) {
   if (o.as_json) {
     nlohmann::json json = nlohmann::json::array();
     for (const Row& row : rows) json.push_back(to_json(row));
-    fmt::print("{}\n", nlohmann::json{{"models", json}}.dump(1));
+    nlohmann::json out = {{"models", json}};
+    for (const PublicModel& one : known)
+      out["public_models"].push_back({{"model", one.name},
+                                      {"parameters", one.parameters},
+                                      {"published_parameters", one.published * 1e6}});
+    fmt::print("{}\n", out.dump(1));
   } else {
     fmt::print("{}", to_table(rows));
+    if (!known.empty()) fmt::print("\n{}", to_table(known));
   }
   return 0;
 }

@@ -2,10 +2,13 @@
 
 #include <torch/nn/module.h>
 
+#include <string>
+
 #include "lram/core/error.h"
 #include "lram/model/mamba.h"
 #include "lram/model/policy.h"
 #include "lram/model/shapes_only.h"
+#include "lram/model/vil_block.h"
 #include "lram/model/xlstm_backbone.h"
 #include "lram/model/xlstm_large.h"
 #include "lram/tokenization/sequence.h"
@@ -25,16 +28,15 @@ std::int64_t count(const torch::nn::Module& module, const Counts& counts) {
   return total;
 }
 
-std::int64_t count(const torch::nn::Module& module) {
-  return count(module, [](const auto&, const auto&) { return true; });
-}
-
 /// A matrix (also block-diagonal, or of a convolution) that each token passes once. Not: biases and
-/// norms, a table of which one row is read, a bias with a shape, Mamba's exponents.
+/// norms, tables that are added, a bias with a shape, Mamba's exponents.
 bool is_map(const std::string& name, const torch::Tensor& parameter) {
   return parameter.dim() >= 2 && !name.ends_with("wpe.weight") && !name.ends_with("rnn_cell.b") &&
-         !name.ends_with("A_log");
+         !name.ends_with("A_log") && !name.ends_with("pos_embed.embed");
 }
+
+/// Of one head of an mLSTM and one token.
+std::int64_t mlstm_flops(std::int64_t key, std::int64_t value) { return 5 * key * value + 5 * key; }
 
 std::int64_t memory_flops(const PolicyConfig& c) {
   const std::int64_t dim = c.embed_dim, blocks = c.num_blocks;
@@ -42,16 +44,15 @@ std::int64_t memory_flops(const PolicyConfig& c) {
     std::int64_t total = 0;
     for (const XlstmBlockConfig& block : xlstm_blocks(c)) {
       const std::int64_t unit = block.inner_dim() / block.num_heads;
-      total += block.kind == XlstmBlockKind::kSlstm
-                   ? 7 * dim
-                   : block.num_heads * (5 * unit * unit + 5 * unit);
+      total += block.kind == XlstmBlockKind::kSlstm ? 7 * dim
+                                                    : block.num_heads * mlstm_flops(unit, unit);
     }
     return total;
   }
   if (c.backbone == "xlstm_large") {
     const XlstmLargeConfig large = {.embed_dim = dim, .qk_dim_factor = c.qk_dim_factor};
     const std::int64_t key = large.qk_dim() / c.num_heads, value = large.v_dim() / c.num_heads;
-    return blocks * c.num_heads * (5 * key * value + 5 * key);
+    return blocks * c.num_heads * mlstm_flops(key, value);
   }
   if (c.backbone == "slstm") return blocks * 7 * dim;
   if (c.backbone == "lstm") return blocks * 4 * dim;
@@ -65,12 +66,10 @@ std::int64_t memory_flops(const PolicyConfig& c) {
   throw_error(ErrorKind::kInternal, "cost: no formula for the memory of a {}", c.backbone);
 }
 
-/// IMPALA's convolutions (impala.h) at their sizes; its linear map is counted with the others.
-std::int64_t image_flops(const PolicyConfig& config) {
-  if (config.image_encoder != "impala")
-    throw_error(ErrorKind::kUsage,
-                "model.image_encoder is '{}', whose FLOPs are not counted, wanted impala",
-                config.image_encoder);
+constexpr const char* kImageEncoder = "embed_image.";
+
+/// IMPALA's convolutions (impala.h) at their sizes.
+std::int64_t impala_flops(const PolicyConfig& config) {
   std::int64_t total = 0, in = 3, size = config.image_size;
   for (const std::int64_t out : {16, 32, 32}) {
     total += 2 * 9 * in * out * size * size;
@@ -81,16 +80,43 @@ std::int64_t image_flops(const PolicyConfig& config) {
   return total;
 }
 
+/// Memory of a ViL or ViT at one of `patches` patches.
+std::int64_t patch_memory_flops(const PolicyConfig& config, std::int64_t patches) {
+  if (config.image_encoder == "vit") return config.image_blocks * 4 * config.image_dim * patches;
+  const VilBlockConfig block = {.dim = config.image_dim};
+  const std::int64_t unit = block.inner_dim() / block.num_heads;
+  return config.image_blocks * block.num_heads * mlstm_flops(unit, unit);
+}
+
+/// One image through its encoder. What lies behind the last convolution or block is met once.
+std::int64_t image_flops(const PolicyConfig& config, const Policy& policy) {
+  const auto maps = [&](bool last) {
+    return 2 * count(policy, [&](const std::string& name, const torch::Tensor& parameter) {
+             const bool is_last =
+                 name.ends_with(".head.weight") || name.ends_with(".linear.0.weight");
+             return name.starts_with(kImageEncoder) && is_last == last && is_map(name, parameter);
+           });
+  };
+  if (config.image_encoder == "impala") return impala_flops(config) + maps(/*last=*/true);
+  const std::int64_t side = config.image_size / config.image_patch, patches = side * side;
+  return patches * (maps(/*last=*/false) + patch_memory_flops(config, patches)) +
+         maps(/*last=*/true);
+}
+
 bool is_backbone(const std::string& name) { return name.starts_with("encoder."); }
 }  // namespace
+
+std::int64_t parameter_count(const torch::nn::Module& module) {
+  return count(module, [](const auto&, const auto&) { return true; });
+}
 
 PolicyCost policy_cost(const PolicyConfig& config) {
   const ShapesOnly shapes_only;
   const torch::NoGradGuard no_grad;
   Policy policy(config);
   PolicyCost cost;
-  cost.parameters = count(policy);
-  cost.backbone_parameters = count(policy.backbone());
+  cost.parameters = parameter_count(policy);
+  cost.backbone_parameters = parameter_count(policy.backbone());
   cost.state_bytes = policy.initial_state(1).bytes();
   cost.flops_per_token = 2 * count(policy.backbone(), is_map) + memory_flops(config);
 
@@ -100,9 +126,9 @@ PolicyCost policy_cost(const PolicyConfig& config) {
     return !(images && name.starts_with("embed_state.")) && !name.ends_with("wpe.weight");
   };
   cost.flops_per_step =
-      kTokensPerStep * cost.flops_per_token + (images ? image_flops(config) : 0) +
+      kTokensPerStep * cost.flops_per_token + (images ? image_flops(config, policy) : 0) +
       2 * count(policy, [&](const std::string& name, const torch::Tensor& parameter) {
-        return at_a_step(name) && !is_backbone(name) && !name.starts_with("embed_image.cnn.") &&
+        return at_a_step(name) && !is_backbone(name) && !name.starts_with(kImageEncoder) &&
                is_map(name, parameter);
       });
   const bool ring = config.backbone == "gpt2";
@@ -125,6 +151,7 @@ std::int64_t lram_parameters(const PolicyConfig& config) {
   PolicyConfig whole = config;
   whole.image_encoder = "impala";
   whole.image_size = kImageSize;
+  clear_unused(whole);
   const std::int64_t dim = config.embed_dim;
   const ShapesOnly shapes_only;
   const torch::NoGradGuard no_grad;

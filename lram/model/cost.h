@@ -3,6 +3,10 @@
 
 #include "lram/model/config.h"
 
+namespace torch::nn {
+class Module;
+}
+
 namespace lram::model {
 
 /// What a policy takes, counted from the built module in float32 and for one environment (row).
@@ -15,6 +19,8 @@ namespace lram::model {
 ///   sLSTM   7 per unit;  LSTM 4, GRU 6, Elman 0 (their recurrent matrices are linear maps)
 ///   Mamba   6 N + 5 per channel: decay's exponent, update and read-out of N states; dt u, d u
 ///   GPT-2   4 D W: scores and values over a full window of W tokens
+/// An image encoder's maps count at every place that they meet, a ViL's memory at each patch as the
+/// mLSTM's, a ViT's 4 D N over its N patches.
 struct PolicyCost {
   std::int64_t parameters = 0;
   std::int64_t backbone_parameters = 0;
@@ -27,8 +33,11 @@ struct PolicyCost {
 };
 
 /// Builds the policy without memory for its weights and counts. Throws Error(kUsage) for a config
-/// that validate() refuses, and for images through another encoder than IMPALA's.
+/// that validate() refuses.
 PolicyCost policy_cost(const PolicyConfig& config);
+
+/// Parameters of a module. Of one built within ShapesOnly, no memory is asked for.
+std::int64_t parameter_count(const torch::nn::Module& module);
 
 /// Parameters of LRAM's own model around this backbone (lram.md 2.1), which also has an encoder of
 /// 64 x 64 images, a head that predicts states, tables of actions and time steps, and for a

@@ -24,6 +24,7 @@ PolicyConfig tiny(const std::string& backbone) {
   config.action_slots = 2;
   config.discrete_ids = 1;
   config.num_bins = 4;
+  clear_unused(config);
   return config;
 }
 
@@ -111,6 +112,29 @@ TEST(PolicyCost, ImagesReplaceVectors) {
   const std::int64_t convolutions = 9 * (3 * 16 * 64 + 4 * 16 * 16 * 16 + 16 * 32 * 16 +
                                          4 * 32 * 32 * 4 + 32 * 32 * 4 + 4 * 32 * 32);
   EXPECT_EQ(images.flops_per_step - vectors.flops_per_step, 2 * (convolutions + 32 * 32 - 96));
+}
+
+TEST(PolicyCost, PatchesByHand) {
+  // Images of 8 x 8 in four patches of 4 x 4 pixels, tokens of width 4, two blocks.
+  PolicyConfig config = tiny("lstm");
+  const PolicyCost vectors = policy_cost(config);
+  config.image_size = 8;
+  config.image_patch = 4;
+  config.image_dim = 4;
+  config.image_blocks = 2;
+  constexpr std::int64_t kPatch = 4 * 48;
+  const auto flops = [&] { return policy_cost(config).flops_per_step - vectors.flops_per_step; };
+
+  // ViL, I = 8, four heads of 2: up 4 x 16, down 8 x 4, q, k, v 8 x 4 each, gates 2 x 4 x 24,
+  // convolution 8 x 9; memory 4 x (5 x 4 + 5 x 2). The head takes first and last patch to 32.
+  config.image_encoder = "vil";
+  constexpr std::int64_t kVil = 64 + 32 + 96 + 192 + 72;
+  EXPECT_EQ(flops(), 2 * (4 * (kPatch + 2 * kVil) + 8 * 32) + 4 * 2 * 120 - 2 * 96);
+
+  // ViT: 12 D^2 of weights in a block, four patches seen from each.
+  config.image_encoder = "vit";
+  config.image_heads = 2;
+  EXPECT_EQ(flops(), 2 * (4 * (kPatch + 2 * 12 * 16) + 4 * 32) + 4 * 2 * 4 * 4 * 4 - 2 * 96);
 }
 
 }  // namespace
