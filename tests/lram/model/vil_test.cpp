@@ -77,8 +77,10 @@ Results results_of(VisionLstm& encoder, const Tensor& image, const Tensor& image
 
 /// How far rounding to float32 moves each result: the largest change, in float64, when every weight
 /// and pixel changes by half a unit in the last place of a float32, up or down, in eight draws. The
-/// norm behind the cell divides by deviations down to 1e-5 in the stored cases, so that torch's own
-/// float32 run of the same equations is up to nine times the index's float32 tolerance away.
+/// norm behind the cell divides by deviations down to 1e-5, and its gradient by their squares: of
+/// 60 sets drawn by the rules of make_baselines.py, 19 have float32 gradients outside the index's
+/// tolerance, up to 9 times, and none an output. (In vil_v1 PyTorch's own float32 run is 1.9 times
+/// outside, ours 1.7.)
 std::map<std::string, double> float32_noise(const VilConfig& config,
                                             const test::GoldenTensors& golden) {
   const torch::NoGradGuard no_grad;
@@ -103,8 +105,9 @@ std::map<std::string, double> float32_noise(const VilConfig& config,
 }
 
 void check(const test::GoldenCase& one) {
-  // A block rounds some thirty results on the way, each like a weight here once.
-  constexpr double kRoundings = 8.0;
+  // Results are rounded on the way too, weights here once: those 60 sets need up to 1.5, the stored
+  // ones up to 0.7 of the noise on top of the tolerance.
+  constexpr double kRoundings = 3.0;
   const test::GoldenTensors golden(one);
   const VilConfig config = config_of(one);
   auto noise = float32_noise(config, golden);
@@ -118,11 +121,11 @@ void check(const test::GoldenCase& one) {
          results_of(encoder, golden["image"].to(type), golden["image_large"].to(type),
                     golden["probe"].to(type))) {
       // Our cell's backward holds every m constant, the stored gradients do not.
-      const std::string key = wide && tensor.starts_with("grad")
-                                  ? "float64 gradients with the row maximum held constant"
-                                  : name;
+      const bool gradient = tensor.starts_with("grad");
+      const std::string key =
+          wide && gradient ? "float64 gradients with the row maximum held constant" : name;
       golden.expect(value, tensor, one.tolerance(key), one.name() + " " + name,
-                    wide ? 0.0 : kRoundings * noise.at(tensor));
+                    !wide && gradient ? kRoundings * noise.at(tensor) : 0.0);
     }
   }
   EXPECT_EQ(golden.unread(), std::vector<std::string>());
