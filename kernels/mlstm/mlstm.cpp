@@ -9,10 +9,10 @@
 namespace lram::kernels {
 namespace {
 
-// The quadratic form's cost grows with T, the chunked one's with K V / (K + V): README.md has the
-// measured crossings.
+// The quadratic form's cost grows with T, the chunked one's with K V / (K + V). Up to where it was
+// measured the short form is quicker.
 bool short_is_quicker(const MlstmProblem& p, const MlstmImplementation* short_form) {
-  return short_form != nullptr && short_form->refuses(p) == nullptr && p.tokens <= 256;
+  return short_form != nullptr && short_form->refuses(p) == nullptr && p.tokens <= 192;
 }
 
 const MlstmImplementation* find(MlstmForm form, KernelPath path) {

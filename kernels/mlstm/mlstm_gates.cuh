@@ -25,11 +25,14 @@ inline GateArgs gate_args(const MlstmProblem& p) {
 }
 
 __device__ inline float log_sigmoid(float x) { return fminf(x, 0.0f) - log1pf(expf(-fabsf(x))); }
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-__device__ inline float soft_cap(float x, float cap) { return cap > 0 ? cap * tanhf(x / cap) : x; }
+// __fdividef: 2 ulp, and without the call that a full division makes out of registers.
+__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
+__device__ inline float soft_cap(float x, float cap) {
+  return cap > 0 ? cap * tanhf(__fdividef(x, cap)) : x;
+}
 __device__ inline float soft_cap_slope(float x, float cap) {
   if (cap <= 0) return 1.0f;
-  const float y = tanhf(x / cap);
+  const float y = tanhf(__fdividef(x, cap));
   return 1.0f - y * y;
 }
 
@@ -52,76 +55,208 @@ struct GateTotals {
   float m = 0;  ///< after the last token
 };
 
-/// One warp, at any time by all of its lanes. `rows` a multiple of 32 from `tokens` up.
-__device__ inline GateTotals scan_gates(const GateArgs& a, int batch, int head, int rows,
+/// One warp, at any time by all of its lanes, for 32 kPerLane rows (at least as many as tokens). A
+/// lane has kPerLane tokens in a row, so that a head costs one round of shuffles.
+template <int kPerLane>
+__device__ inline GateTotals scan_gates(const GateArgs& a, int batch, int head,
                                         const GateTable& table) {
   constexpr unsigned kAll = 0xffffffffu;
-  constexpr double kLog2e = 1.4426950408889634;
-  const int lane = static_cast<int>(threadIdx.x % 32);
+  constexpr double kLog2e = 1.4426950408889634, kLowest = -1e300;
+  const int lane = static_cast<int>(threadIdx.x % 32), first = lane * kPerLane;
   GateTotals totals;
   totals.begin = a.begin != nullptr ? a.begin[batch] : 0;
   totals.end = a.end != nullptr ? a.end[batch] : a.tokens;
-  const double m0 =
-      a.m0 != nullptr ? static_cast<double>(a.m0[batch * a.heads + head]) * kLog2e : 0.0;
-  double sum = 0, running_max = m0;  // of the tokens before this block
-  int running_start = totals.begin, first_reset = kNoToken;
-#pragma unroll 1
-  for (int base = 0; base < rows; base += 32) {
-    const int t = base + lane;
-    const bool counts = t >= totals.begin && t < totals.end;
+  const double m0 = a.m0 != nullptr ? a.m0[batch * a.heads + head] : 0.0f;
+  // The gates' logarithms, side by side; `inter`, `floor` and `start` hold i, f and marks until the
+  // end.
+  constexpr int kCounts = 1, kReset = 2;
+#pragma unroll 2
+  for (int t = lane; t < 32 * kPerLane; t += 32) {
     float i = 0, f = 0;
-    bool reset = false;
-    if (counts) {
+    int mark = 0;
+    if (t >= totals.begin && t < totals.end) {
       i = a.i.data[batch * a.i.stride_b + t * a.i.stride_t + head * a.i.stride_h];
       f = a.f.data[batch * a.f.stride_b + t * a.f.stride_t + head * a.f.stride_h];
-      reset = a.reset != nullptr && a.reset[static_cast<std::int64_t>(batch) * a.tokens + t] != 0;
+      const bool reset =
+          a.reset != nullptr && a.reset[static_cast<std::int64_t>(batch) * a.tokens + t] != 0;
+      mark = kCounts + (reset ? kReset : 0);
+      f = log_sigmoid(soft_cap(f, a.soft_cap));
       i = soft_cap(i, a.soft_cap);
-      f = soft_cap(f, a.soft_cap);
+      if (a.sigmoid_gate) i = log_sigmoid(i);
     }
-    const double log_f = counts ? static_cast<double>(log_sigmoid(f)) * kLog2e : 0.0;
-    double b = log_f;
-    int start = reset ? t : -1;
+    table.inter[t] = i;
+    table.floor[t] = f;
+    table.start[t] = mark;
+  }
+  __syncwarp();
+  // log f of the lane, then of the lanes before it.
+  double sum = 0;
+#pragma unroll 1
+  for (int t = first; t < first + kPerLane; ++t) sum += table.floor[t];
+  double before = sum;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const double other = __shfl_up_sync(kAll, before, step);
+    if (lane >= step) before += other;
+  }
+  const double total = __shfl_sync(kAll, before, 31);
+  before -= sum;
+  // The segment that goes on into the next lane: its first token (or -1: it came in) and maximum.
+  int start = -1;
+  double row_max = kLowest, b = before;
+#pragma unroll 1
+  for (int t = first; t < first + kPerLane; ++t) {
+    const int mark = table.start[t];
+    const double b_before = b;
+    b += table.floor[t];
+    if ((mark & kReset) != 0) {
+      start = t;
+      row_max = -b_before;  // a fresh start is a state with m = 0
+    }
+    if (mark != 0) row_max = fmax(row_max, table.inter[t] - b);
+  }
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const double other_max = __shfl_up_sync(kAll, row_max, step);
+    const int other_start = __shfl_up_sync(kAll, start, step);
+    if (lane >= step && start < 0) {
+      row_max = fmax(row_max, other_max);
+      start = other_start;
+    }
+  }
+  double incoming_max = __shfl_up_sync(kAll, row_max, 1);
+  int incoming_start = __shfl_up_sync(kAll, start, 1);
+  if (lane == 0) {
+    incoming_max = kLowest;
+    incoming_start = -1;
+  }
+  // No reset before: the state given, or a fresh one.
+  bool fresh_before = incoming_start >= 0;
+  if (!fresh_before) incoming_max = fmax(incoming_max, m0);
+  int running_start = fresh_before ? incoming_start : totals.begin;
+  double running_max = incoming_max;
+  b = before;
+#pragma unroll 1
+  for (int t = first; t < first + kPerLane; ++t) {
+    const int mark = table.start[t];
+    const double b_before = b;
+    b += table.floor[t];
+    if ((mark & kReset) != 0) {
+      running_start = t;
+      running_max = -b_before;
+      fresh_before = true;
+    }
+    const double column = table.inter[t] - b;
+    if (mark != 0) running_max = fmax(running_max, column);
+    const double of_row = a.sigmoid_gate ? -b : running_max;
+    table.column[t] = static_cast<float>(column * kLog2e);
+    table.row_max[t] = static_cast<float>(of_row * kLog2e);
+    table.start[t] = mark != 0 ? running_start : kNoToken;
+    table.floor[t] = a.sigmoid_gate ? 1.0f : exp2f(static_cast<float>(-(b + running_max) * kLog2e));
+    table.inter[t] =
+        mark != 0 && !fresh_before ? exp2f(static_cast<float>((m0 - of_row) * kLog2e)) : 0.0f;
+  }
+  // Tokens past the last one add nothing to either.
+  totals.m = a.sigmoid_gate ? 0.0f : static_cast<float>(total + __shfl_sync(kAll, running_max, 31));
+  return totals;
+}
+
+/// What the backward sums for each token of a head, [rows]. gate_gradients works in place.
+struct GateSums {
+  float* q_dq;
+  float* k_dk;        ///< without the part of the final state's gradient
+  float* k_dk_state;  ///< that part, or null where the final state has no gradient
+};
+
+/// di and df of a head by one warp (kernels.md 2.4), for 32 kPerLane rows: the gradient of log f_t
+/// is the sum of q.dq - k.dk over the tokens from t to the end of its segment and, in the last one,
+/// of k_dk_state over those before t and of what the initial state carries through, weight x
+/// `carried`.
+template <int kPerLane>
+__device__ inline void gate_gradients(const GateArgs& a, const GateTensor& di, const GateTensor& df,
+                                      int batch, int head, const GateTable& gates,
+                                      const GateSums& sums, float carried) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const int lane = static_cast<int>(threadIdx.x % 32), first = lane * kPerLane;
+  const int last_row = first + kPerLane - 1;
+  // A lane's share of the segment that it begins with goes to the lanes before.
+  double suffix = 0;
+  bool whole = true;  // the lane holds one segment only
+#pragma unroll 1
+  for (int t = last_row; t >= first; --t) {
+    const int start = gates.start[t];
+    if (t < last_row && start != gates.start[t + 1]) {
+      suffix = 0;
+      whole = false;
+    }
+    if (start != kNoToken) suffix += static_cast<double>(sums.q_dq[t]) - sums.k_dk[t];
+  }
+  const int next = __shfl_down_sync(kAll, gates.start[first], 1);
+  const bool goes_on = lane < 31 && next == gates.start[last_row];
+  bool open = whole && goes_on;  // what follows the lanes summed so far still belongs to it
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const double other = __shfl_down_sync(kAll, suffix, step);
+    const int other_open = __shfl_down_sync(kAll, static_cast<int>(open), step);
+    if (open && lane + step < 32) {
+      suffix += other;
+      open = other_open != 0;
+    }
+  }
+  double sum = __shfl_down_sync(kAll, suffix, 1);
+  if (!goes_on) sum = 0;
+    // q_dq becomes the gradient of log f, k_dk that of log i.
+#pragma unroll 1
+  for (int t = last_row; t >= first; --t) {
+    const int start = gates.start[t];
+    if (t < last_row && start != gates.start[t + 1]) sum = 0;
+    if (start != kNoToken) sum += static_cast<double>(sums.q_dq[t]) - sums.k_dk[t];
+    sums.q_dq[t] = static_cast<float>(sum);
+  }
+  if (sums.k_dk_state != nullptr) {
+    const int end = a.end != nullptr ? a.end[batch] : a.tokens;
+    const int last = end > 0 ? gates.start[end - 1] : kNoToken;
+    const bool counts = last != kNoToken;
+    double own = 0;
+#pragma unroll 1
+    for (int t = first; t <= last_row; ++t) {
+      if (gates.start[t] == last && counts) own += sums.k_dk_state[t];
+    }
+    double entered = own;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      const double other = __shfl_up_sync(kAll, b, step);
-      const int other_start = __shfl_up_sync(kAll, start, step);
-      if (lane >= step) {
-        b += other;
-        start = max(start, other_start);
-      }
+      const double other = __shfl_up_sync(kAll, entered, step);
+      if (lane >= step) entered += other;
     }
-    b += sum;
-    const bool carried = start < 0;
-    if (carried) start = running_start;
-    const unsigned resets = __ballot_sync(kAll, reset);
-    if (first_reset == kNoToken && resets != 0) first_reset = base + __ffs(resets) - 1;
-    const double column =
-        (a.sigmoid_gate ? static_cast<double>(log_sigmoid(i)) : static_cast<double>(i)) * kLog2e -
-        b;
-    double row_max = -b;
-    if (!a.sigmoid_gate) {
-      // A fresh start is a state with m = 0 before the token.
-      row_max = counts ? column : -1e300;
-      if (reset) row_max = fmax(row_max, log_f - b);
-#pragma unroll
-      for (int step = 1; step < 32; step *= 2) {
-        const double other = __shfl_up_sync(kAll, row_max, step);
-        if (lane >= step && t - step >= start) row_max = fmax(row_max, other);
-      }
-      if (carried) row_max = fmax(row_max, running_max);
+    entered -= own;
+    if (counts) entered += static_cast<double>(gates.inter[end - 1]) * carried;
+#pragma unroll 1
+    for (int t = first; counts && t <= last_row; ++t) {
+      if (gates.start[t] != last) continue;
+      sums.q_dq[t] += static_cast<float>(entered);
+      sums.k_dk[t] += sums.k_dk_state[t];
+      entered += sums.k_dk_state[t];
     }
-    table.column[t] = static_cast<float>(column);
-    table.row_max[t] = static_cast<float>(row_max);
-    table.start[t] = counts ? start : kNoToken;
-    table.floor[t] = a.sigmoid_gate ? 1.0f : exp2f(static_cast<float>(-(b + row_max)));
-    table.inter[t] = counts && t < first_reset ? exp2f(static_cast<float>(m0 - row_max)) : 0.0f;
-    sum = __shfl_sync(kAll, b, 31);
-    running_max = __shfl_sync(kAll, row_max, 31);
-    running_start = __shfl_sync(kAll, start, 31);
   }
-  // Rows past the last token add nothing to either.
-  totals.m = a.sigmoid_gate ? 0.0f : static_cast<float>((sum + running_max) / kLog2e);
-  return totals;
+  __syncwarp();
+  const auto at = [&](const GateTensor& x, int t) {
+    return batch * x.stride_b + t * x.stride_t + head * x.stride_h;
+  };
+#pragma unroll 2
+  for (int t = lane; t < a.tokens; t += 32) {
+    float to_i = 0, to_f = 0;
+    if (gates.start[t] != kNoToken) {
+      const float i = a.i.data[at(a.i, t)], f = a.f.data[at(a.f, t)];
+      to_i = sums.k_dk[t] * soft_cap_slope(i, a.soft_cap);
+      if (a.sigmoid_gate) to_i *= sigmoid(-soft_cap(i, a.soft_cap));
+      to_f = sums.q_dq[t] * sigmoid(-soft_cap(f, a.soft_cap)) * soft_cap_slope(f, a.soft_cap);
+      const bool reset =
+          a.reset != nullptr && a.reset[static_cast<std::int64_t>(batch) * a.tokens + t] != 0;
+      if (reset) to_f = 0;
+    }
+    di.data[at(di, t)] = to_i;
+    df.data[at(df, t)] = to_f;
+  }
 }
 
 }  // namespace lram::kernels

@@ -71,6 +71,10 @@ struct BackwardShared {
 template <int kRows, bool kStates>
 constexpr bool kSplit = kStates || kRows == 4;
 
+// A warpgroup's two row tiles take turns where their scores do not fit its registers together.
+template <int kRows, bool kStates>
+constexpr int kPasses = kRows == 4 || (kStates && kRows == 3) ? 2 : 1;
+
 __host__ __device__ constexpr int score_tile(int row, int column) {
   return row * (row + 1) / 2 + column;
 }
@@ -85,9 +89,11 @@ __device__ void load(const BackwardArgs& a, const BackwardMaps& maps,
   ring.slot_bytes = kBytes;
   for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
     const int batch = unit / a.heads, head = unit % a.heads;
-    for (int c = 0; c < a.key_slices; ++c) {
-      load_slice(ring, maps.q, kBytes, 64 * c, head, 0, batch);
-      load_slice(ring, maps.k, kBytes, 64 * c, head, 0, batch);
+    for (int pass = 0; pass < kPasses<kRows, kStates>; ++pass) {
+      for (int c = 0; c < a.key_slices; ++c) {
+        load_slice(ring, maps.q, kBytes, 64 * c, head, 0, batch);
+        load_slice(ring, maps.k, kBytes, 64 * c, head, 0, batch);
+      }
     }
     if constexpr (kSplit<kRows, kStates>) {
       for (int c = 0; c < a.value_slices; ++c) {
@@ -98,9 +104,11 @@ __device__ void load(const BackwardArgs& a, const BackwardMaps& maps,
         load_slice(ring, maps.dh, kBytes, 64 * c, head, 0, batch);
       }
     }
-    for (int c = 0; c < a.value_slices; ++c) {
-      load_slice(ring, maps.dh, kBytes, 64 * c, head, 0, batch);
-      load_slice(ring, maps.v, kBytes, 64 * c, head, 0, batch);
+    for (int pass = 0; pass < kPasses<kRows, kStates>; ++pass) {
+      for (int c = 0; c < a.value_slices; ++c) {
+        load_slice(ring, maps.dh, kBytes, 64 * c, head, 0, batch);
+        load_slice(ring, maps.v, kBytes, 64 * c, head, 0, batch);
+      }
     }
     for (int c = 0; c < a.key_slices; ++c) {
       for (int vc = 0; has_initial && vc < a.value_slices; ++vc) {
@@ -117,90 +125,23 @@ __device__ void load(const BackwardArgs& a, const BackwardMaps& maps,
   }
 }
 
-// di and df of a head from q.dq and k.dk, by one warp.
-template <int kRows, bool kStates>
-__device__ void gate_gradients(const BackwardArgs& a, BackwardShared<kRows>& shared, int unit,
-                               const GateTable& gates) {
-  constexpr unsigned kAll = 0xffffffffu;
-  const bool has_final = kStates && a.has_final;
-  const int lane = threadIdx.x % 32, batch = unit / a.heads, head = unit % a.heads;
-  const int end = a.gates.end != nullptr ? a.gates.end[batch] : a.gates.tokens;
-  const int last = end > 0 ? gates.start[end - 1] : kNoToken;
-  double before = 0;  // what the final state's gradient adds: all that entered before the token
-  if (has_final && last != kNoToken && a.carried != nullptr) {
-    before = static_cast<double>(gates.inter[end - 1]) * a.carried[unit];
-  }
-  if (has_final) {
-    // k_dk_state[t] becomes the sum over the tokens before t of the last segment.
-#pragma unroll 1
-    for (int base = 0; base < 64 * kRows; base += 32) {
-      const int t = base + lane;
-      const bool in_last = gates.start[t] == last && last != kNoToken;
-      const float own = in_last ? shared.k_dk_state[t] : 0.0f;
-      shared.k_dk[t] += own;
-      double sum = own;
-#pragma unroll
-      for (int step = 1; step < 32; step *= 2) {
-        const double other = __shfl_up_sync(kAll, sum, step);
-        if (lane >= step) sum += other;
-      }
-      shared.k_dk_state[t] = in_last ? static_cast<float>(before + sum - own) : 0.0f;
-      // k_dk holds the state's part as well now: take it off again in the sum below.
-      shared.q_dq[t] += own;
-      before += __shfl_sync(kAll, sum, 31);
-    }
-  }
-  double running = 0;
-  int running_start = -1;
-#pragma unroll 1
-  for (int base = 64 * kRows - 32; base >= 0; base -= 32) {
-    const int t = base + lane;
-    const int start = gates.start[t];
-    const bool counts = start != kNoToken;
-    double sum = counts ? static_cast<double>(shared.q_dq[t]) - shared.k_dk[t] : 0.0;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const double other = __shfl_down_sync(kAll, sum, step);
-      const int other_start = __shfl_down_sync(kAll, start, step);
-      if (lane + step < 32 && other_start == start) sum += other;
-    }
-    if (start == running_start) sum += running;
-    running = __shfl_sync(kAll, sum, 0);
-    running_start = __shfl_sync(kAll, start, 0);
-    if (t >= a.gates.tokens) continue;
-    float di = 0, df = 0;
-    if (counts) {
-      const GateTensor &ti = a.gates.i, &tf = a.gates.f;
-      const float i = ti.data[batch * ti.stride_b + t * ti.stride_t + head * ti.stride_h];
-      const float f = tf.data[batch * tf.stride_b + t * tf.stride_t + head * tf.stride_h];
-      di = shared.k_dk[t] * soft_cap_slope(i, a.gates.soft_cap);
-      if (a.gates.sigmoid_gate) di *= sigmoid(-soft_cap(i, a.gates.soft_cap));
-      float dlog_f = static_cast<float>(sum);
-      if (has_final) dlog_f += shared.k_dk_state[t];
-      df = dlog_f * sigmoid(-soft_cap(f, a.gates.soft_cap)) * soft_cap_slope(f, a.gates.soft_cap);
-      if (a.gates.reset != nullptr &&
-          a.gates.reset[static_cast<std::int64_t>(batch) * a.gates.tokens + t] != 0) {
-        df = 0;
-      }
-    }
-    a.di.data[batch * a.di.stride_b + t * a.di.stride_t + head * a.di.stride_h] = di;
-    a.df.data[batch * a.df.stride_b + t * a.df.stride_t + head * a.df.stride_h] = df;
-  }
-}
-
 template <int kRows, bool kStates>
 __device__ void scan(const BackwardArgs& a, BackwardShared<kRows>& shared) {
   int n = 0, previous = -1;
   const auto finish = [&] {
     mbarrier_wait(&shared.dots_full, (n - 1) % 2);
-    gate_gradients<kRows, kStates>(a, shared, previous, shared.gates((n - 1) % 2));
+    const bool has_final = kStates && a.has_final;
+    const float carried = has_final && a.carried != nullptr ? a.carried[previous] : 0.0f;
+    gate_gradients<2 * kRows>(
+        a.gates, a.di, a.df, previous / a.heads, previous % a.heads, shared.gates((n - 1) % 2),
+        {shared.q_dq, shared.k_dk, has_final ? shared.k_dk_state : nullptr}, carried);
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.dots_empty);
   };
   for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x, ++n) {
     const int buffer = n % 2;
     mbarrier_wait(&shared.gates_empty[buffer], (n / 2 % 2) ^ 1);
-    scan_gates(a.gates, unit / a.heads, unit % a.heads, 64 * kRows, shared.gates(buffer));
+    scan_gates<2 * kRows>(a.gates, unit / a.heads, unit % a.heads, shared.gates(buffer));
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.gates_full[buffer]);
     if (n > 0) finish();
@@ -454,15 +395,16 @@ __device__ void consume(const BackwardArgs& a, const BackwardMaps& maps,
       const GateTable gates = shared.gates(buffer);
       RowFactors factors_a, factors_b;
       float dbeta_a[2], dbeta_b[2];
-      {  // A
-        float s_a[tile_scores(kA)] = {}, s_b[tile_scores(kB)] = {};
+      // Scores of one or two (kOther >= 0) row tiles over all slices of a pair of inputs.
+      const auto products = [&]<int kTile, int kOther>(float(&x)[tile_scores(kTile)],
+                                                       float(&y)[tile_scores(kOther)], int slices) {
         std::uint64_t* previous[2] = {};
-        for (int c = 0; c < a.key_slices; ++c) {
-          const unsigned char* q = take(0);
-          const unsigned char* k = take(1);
+        for (int c = 0; c < slices; ++c) {
+          const unsigned char* rows = take(0);
+          const unsigned char* columns = take(1);
           wgmma_fence();
-          accumulate_scores<kA>(s_a, q, k);
-          if constexpr (kTwo) accumulate_scores<kTileB>(s_b, q, k);
+          accumulate_scores<kTile>(x, rows, columns);
+          if constexpr (kOther >= 0) accumulate_scores<kOther>(y, rows, columns);
           wgmma_commit();
           if (c > 0) {
             wgmma_wait<1>();
@@ -475,14 +417,44 @@ __device__ void consume(const BackwardArgs& a, const BackwardMaps& maps,
         wgmma_wait<0>();
         release(previous[0]);
         release(previous[1]);
-        keep_all(s_a);
-        if constexpr (kTwo) keep_all(s_b);
-        mbarrier_wait(&shared.gates_full[buffer], n / 2 % 2);
-        // The last head's products with dS are over in both warpgroups.
-        named_barrier_sync(kBarrier, kBarrierThreads);
-        store_probabilities<kA>(a, gates, unit, s_a, shared.scores, factors_a);
-        if constexpr (kTwo) {
-          store_probabilities<kTileB>(a, gates, unit, s_b, shared.scores, factors_b);
+        keep_all(x);
+        if constexpr (kOther >= 0) keep_all(y);
+      };
+      // The other warpgroup's turn: this one has a single row tile.
+      const auto pass_over = [&](int slices) {
+        for (int c = 0; c < 2 * slices; ++c) {
+          take_state(0);
+          __syncwarp();
+          release(empty_slot[0]);
+        }
+      };
+      {  // A
+        // The last head's products with dS are over in both warpgroups before P takes their place.
+        if constexpr (kPasses<kRows, kStates> == 2) {
+          float none[1];
+          if constexpr (kTwo) {
+            float s[tile_scores(kTileB)] = {};
+            products.template operator()<kTileB, -1>(s, none, a.key_slices);
+            mbarrier_wait(&shared.gates_full[buffer], n / 2 % 2);
+            named_barrier_sync(kBarrier, kBarrierThreads);
+            store_probabilities<kTileB>(a, gates, unit, s, shared.scores, factors_b);
+          } else {
+            pass_over(a.key_slices);
+            mbarrier_wait(&shared.gates_full[buffer], n / 2 % 2);
+            named_barrier_sync(kBarrier, kBarrierThreads);
+          }
+          float s[tile_scores(kA)] = {};
+          products.template operator()<kA, -1>(s, none, a.key_slices);
+          store_probabilities<kA>(a, gates, unit, s, shared.scores, factors_a);
+        } else {
+          float s_a[tile_scores(kA)] = {}, s_b[tile_scores(kB)] = {};
+          products.template operator()<kA, kB>(s_a, s_b, a.key_slices);
+          mbarrier_wait(&shared.gates_full[buffer], n / 2 % 2);
+          named_barrier_sync(kBarrier, kBarrierThreads);
+          store_probabilities<kA>(a, gates, unit, s_a, shared.scores, factors_a);
+          if constexpr (kTwo) {
+            store_probabilities<kTileB>(a, gates, unit, s_b, shared.scores, factors_b);
+          }
         }
         fence_proxy_async();
         named_barrier_sync(kBarrier, kBarrierThreads);
@@ -543,54 +515,65 @@ __device__ void consume(const BackwardArgs& a, const BackwardMaps& maps,
             if constexpr (kTwo) send(second, c, kColumnB);
           }
         }
-        float dp_a[tile_scores(kA)] = {}, dp_b[tile_scores(kB)] = {};
-        for (int c = 0; c < a.value_slices; ++c) {
-          const unsigned char* dh = take(0);
-          const unsigned char* v = take(1);
-          if constexpr (kSplit<kRows, kStates>) {
-            wgmma_fence();
-            accumulate_scores<kA>(dp_a, dh, v);
-            if constexpr (kTwo) accumulate_scores<kTileB>(dp_b, dh, v);
-            wgmma_commit();
-            wgmma_wait<0>();
-            release(empty_slot[0]);
-            release(empty_slot[1]);
+        if constexpr (kPasses<kRows, kStates> == 2) {
+          named_barrier_sync(kBarrier,
+                             kBarrierThreads);  // both warpgroups are done with P's columns
+          float none[1];
+          if constexpr (kTwo) {
+            float dp[tile_scores(kTileB)] = {};
+            products.template operator()<kTileB, -1>(dp, none, a.value_slices);
+            score_gradients<kTileB>(a, gates, unit, dp, shared.scores, factors_b, dbeta_b);
+            store_score_gradients<kTileB>(a.scale, dp, shared.scores);
           } else {
-            float o[32] = {};
-            wgmma_fence();
-            multiply_columns<kRows, kColA>(o, shared.scores, dh);
-            wgmma_commit();
-            accumulate_scores<kA>(dp_a, dh, v);
-            if constexpr (kTwo) accumulate_scores<kTileB>(dp_b, dh, v);
-            wgmma_commit();
-            wgmma_wait<1>();
-            send(o, c, kColA);
-            if constexpr (kTwo) {
-              float second[32] = {};
-              wgmma_fence();
-              multiply_columns<kRows, kColumnB>(second, shared.scores, dh);
-              wgmma_commit();
-              wgmma_wait<0>();
-              release(empty_slot[0]);
-              release(empty_slot[1]);
-              send(second, c, kColumnB);
-            } else {
-              wgmma_wait<0>();
-              release(empty_slot[0]);
-              release(empty_slot[1]);
-            }
+            pass_over(a.value_slices);
           }
+          float dp[tile_scores(kA)] = {};
+          products.template operator()<kA, -1>(dp, none, a.value_slices);
+          score_gradients<kA>(a, gates, unit, dp, shared.scores, factors_a, dbeta_a);
+          store_score_gradients<kA>(a.scale, dp, shared.scores);
+        } else {
+          float dp_a[tile_scores(kA)] = {}, dp_b[tile_scores(kB)] = {};
+          if constexpr (kSplit<kRows, kStates>) {
+            products.template operator()<kA, kB>(dp_a, dp_b, a.value_slices);
+          } else {
+            for (int c = 0; c < a.value_slices; ++c) {
+              const unsigned char* dh = take(0);
+              const unsigned char* v = take(1);
+              float o[32] = {};
+              wgmma_fence();
+              multiply_columns<kRows, kColA>(o, shared.scores, dh);
+              wgmma_commit();
+              accumulate_scores<kA>(dp_a, dh, v);
+              if constexpr (kTwo) accumulate_scores<kTileB>(dp_b, dh, v);
+              wgmma_commit();
+              wgmma_wait<1>();
+              send(o, c, kColA);
+              if constexpr (kTwo) {
+                float second[32] = {};
+                wgmma_fence();
+                multiply_columns<kRows, kColumnB>(second, shared.scores, dh);
+                wgmma_commit();
+                wgmma_wait<0>();
+                release(empty_slot[0]);
+                release(empty_slot[1]);
+                send(second, c, kColumnB);
+              } else {
+                wgmma_wait<0>();
+                release(empty_slot[0]);
+                release(empty_slot[1]);
+              }
+            }
+            keep_all(dp_a);
+            if constexpr (kTwo) keep_all(dp_b);
+          }
+          score_gradients<kA>(a, gates, unit, dp_a, shared.scores, factors_a, dbeta_a);
+          if constexpr (kTwo) {
+            score_gradients<kTileB>(a, gates, unit, dp_b, shared.scores, factors_b, dbeta_b);
+          }
+          named_barrier_sync(kBarrier, kBarrierThreads);  // both warpgroups are done with P
+          store_score_gradients<kA>(a.scale, dp_a, shared.scores);
+          if constexpr (kTwo) store_score_gradients<kTileB>(a.scale, dp_b, shared.scores);
         }
-        keep_all(dp_a);
-        if constexpr (kTwo) keep_all(dp_b);
-        score_gradients<kA>(a, gates, unit, dp_a, shared.scores, factors_a, dbeta_a);
-        if constexpr (kTwo) {
-          score_gradients<kTileB>(a, gates, unit, dp_b, shared.scores, factors_b, dbeta_b);
-        }
-        // Both warpgroups are done with P.
-        named_barrier_sync(kBarrier, kBarrierThreads);
-        store_score_gradients<kA>(a.scale, dp_a, shared.scores);
-        if constexpr (kTwo) store_score_gradients<kTileB>(a.scale, dp_b, shared.scores);
         fence_proxy_async();
         named_barrier_sync(kBarrier, kBarrierThreads);
       }
@@ -740,17 +723,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
-    set_max_registers_down<kProducerRegisters>();
+    set_max_registers_down<kProducerRegisters<kRows, kStates>>();
     if (threadIdx.x / 32 == kConsumers / 32) {
       if (elect_one()) load<kRows, kStates>(args, maps, shared);
     } else if (threadIdx.x / 32 == kConsumers / 32 + 1) {
       scan<kRows, kStates>(args, shared);
     }
   } else if (threadIdx.x < 128) {
-    set_max_registers_up<kConsumerRegisters>();
+    set_max_registers_up<kConsumerRegisters<kRows, kStates>>();
     consume<kRows, 0, kStates>(args, maps, shared);
   } else {
-    set_max_registers_up<kConsumerRegisters>();
+    set_max_registers_up<kConsumerRegisters<kRows, kStates>>();
     consume<kRows, 1, kStates>(args, maps, shared);
   }
 }

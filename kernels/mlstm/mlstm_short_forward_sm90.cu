@@ -84,7 +84,7 @@ __device__ void scan(const ForwardArgs& a, ForwardShared<kRows>& shared) {
   for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x, ++n) {
     const int buffer = n % 2;
     mbarrier_wait(&shared.gates_empty[buffer], (n / 2 % 2) ^ 1);
-    scan_gates(a.gates, unit / a.heads, unit % a.heads, 64 * kRows, shared.gates(buffer));
+    scan_gates<2 * kRows>(a.gates, unit / a.heads, unit % a.heads, shared.gates(buffer));
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.gates_full[buffer]);
   }
@@ -312,17 +312,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
-    set_max_registers_down<kProducerRegisters>();
+    set_max_registers_down<kProducerRegisters<kRows, false>>();
     if (threadIdx.x / 32 == kConsumers / 32) {
       if (elect_one()) load<kRows>(args, maps, shared);
     } else if (threadIdx.x / 32 == kConsumers / 32 + 1) {
       scan<kRows>(args, shared);
     }
   } else if (threadIdx.x < 128) {
-    set_max_registers_up<kConsumerRegisters>();
+    set_max_registers_up<kConsumerRegisters<kRows, false>>();
     consume<kRows, 0>(args, maps, shared);
   } else {
-    set_max_registers_up<kConsumerRegisters>();
+    set_max_registers_up<kConsumerRegisters<kRows, false>>();
     consume<kRows, 1>(args, maps, shared);
   }
 }

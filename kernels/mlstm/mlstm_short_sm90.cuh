@@ -14,8 +14,13 @@ constexpr int kTileRows = 64;
 constexpr int kTileBytes = kTileRows * 128;
 constexpr int kConsumers = 256;             // two warpgroups
 constexpr int kThreads = kConsumers + 128;  // and one that loads: warp 0 tiles, warp 1 gates
-constexpr int kProducerRegisters = 72;
-constexpr int kConsumerRegisters = 216;
+// Registers a thread, of the loading warpgroup and of the consumers: the first and twice the second
+// are the 3 x 168 of the launch; with one more the second consumer would wait in setmaxnreg for
+// ever.
+template <int kRows, bool kStates>
+constexpr int kProducerRegisters = kStates&& kRows < 4 ? 88 : 72;
+template <int kRows, bool kStates>
+constexpr int kConsumerRegisters = (3 * 168 - kProducerRegisters<kRows, kStates>) / 2;
 
 /// Tiles of 64 rows (or columns) of a warpgroup; -1 is none. Chosen so that both warpgroups get
 /// about as many of the triangle's tiles.

@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kOuterThreads) outer_kernel(const OuterArgs a)
   const int begin = a.gates.begin != nullptr ? a.gates.begin[batch] : 0;
   const int end = a.gates.end != nullptr ? a.gates.end[batch] : tokens;
   if (threadIdx.x < 32) {
-    const GateTotals totals = scan_gates(a.gates, batch, head, (tokens + 31) / 32 * 32,
-                                         {column, row_max, floor, inter, start});
+    const GateTotals totals =
+        scan_gates<kMaxTokens / 32>(a.gates, batch, head, {column, row_max, floor, inter, start});
     if (threadIdx.x == 0) final_m = totals.m;
   }
   __syncthreads();
