@@ -108,7 +108,7 @@ TEST(VisionTransformer, TakesOtherResolutions) {
             kRounding);
 }
 
-TEST(VisionTransformer, InitialValuesAreTruncatedNormals) {
+TEST(VisionTransformer, InitialValuesAreNormal) {
   VitConfig config;
   config.dim = 48;
   config.num_blocks = 2;
