@@ -90,9 +90,13 @@ GradientStep::GradientStep(ProbeModel& model, const Task& task, const RunSetting
 GradientStep::~GradientStep() { hand_out(std::vector<Tensor>(parameters_.size())); }
 
 std::vector<Tensor> GradientStep::plain(const BatchTensors& batch) {
-  return torch::autograd::grad({probe_loss(model_, task_, batch)}, parameters_, /*grad_outputs=*/{},
-                               /*retain_graph=*/false, /*create_graph=*/false,
-                               /*allow_unused=*/true);
+  std::vector<Tensor> gradients =
+      torch::autograd::grad({probe_loss(model_, task_, batch)}, parameters_, /*grad_outputs=*/{},
+                            /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true);
+  // As backward() lays them out: the fused AdamW reads them in the order of the parameter's memory.
+  for (Tensor& gradient : gradients)
+    if (gradient.defined()) gradient = gradient.contiguous();
+  return gradients;
 }
 
 void GradientStep::hand_out(const std::vector<Tensor>& gradients) {

@@ -55,6 +55,8 @@ TEST(GradientStep, GivesTheGradientsOfTheLoss) {
     GradientStep step(model, task, settings, /*graphs=*/true);
     step.run(batch);
     const auto got = gradients_of(model);
+    for (const torch::Tensor& parameter : model.parameters())
+      EXPECT_EQ(parameter.grad().strides(), parameter.strides()) << cell << ", for AdamW";
     for (torch::Tensor& parameter : model.parameters()) parameter.mutable_grad().reset();
     probe_loss(model, task, batch_tensors(task, batch, 0)).backward();
     EXPECT_EQ(distance(got, gradients_of(model)), 0.0) << cell;
