@@ -94,8 +94,12 @@ std::vector<Tensor> GradientStep::plain(const BatchTensors& batch) {
       torch::autograd::grad({probe_loss(model_, task_, batch)}, parameters_, /*grad_outputs=*/{},
                             /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true);
   // As backward() lays them out: the fused AdamW reads them in the order of the parameter's memory.
-  for (Tensor& gradient : gradients)
-    if (gradient.defined()) gradient = gradient.contiguous();
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    const Tensor &got = gradients[i], &parameter = parameters_[i];
+    if (got.defined() && got.strides() != parameter.strides())
+      gradients[i] =
+          at::empty_strided(parameter.sizes(), parameter.strides(), got.options()).copy_(got);
+  }
   return gradients;
 }
 
