@@ -94,9 +94,9 @@ bool CommandLine::parse(const std::vector<std::string>& args) {
       for (const auto& option : options_.options())
         if (option->long_name().find('.') != std::string::npos) keys.add(option);
       try {
-        const po::parsed_options parsed = po::parse_config_file(file, keys);
-        refuse_negative_counts(parsed);
-        po::store(parsed, values_);
+        const po::parsed_options recipe = po::parse_config_file(file, keys);
+        refuse_negative_counts(recipe);
+        po::store(recipe, values_);
       } catch (const po::unknown_option& error) {
         refuse_unknown(path + ": ", error.get_option_name(), known_names(options_, true), "");
       } catch (const po::error& error) {
