@@ -98,8 +98,10 @@ TEST_F(PolicyIo, EveryImageEncoderComesBack) {
     PolicyConfig config = small("xlstm");
     config.image_encoder = encoder;
     config.image_size = 16;
-    config.image_dim = 12;
-    config.image_blocks = 2;
+    if (encoder != "impala") {
+      config.image_dim = 12;
+      config.image_blocks = 2;
+    }
     policy_ = std::make_shared<Policy>(config);
     policy_->set_tasks({});
     save_policy_files(*policy_, step_);
@@ -116,7 +118,11 @@ TEST_F(PolicyIo, EveryImageEncoderComesBack) {
     EXPECT_SAYS(load_message(step_),
                 "config.json: model.image_encoder is 'unet', wanted one of impala, vil, vit");
   }
-  edit_config([](json& c) { c["model"]["image_encoder"] = "impala"; });
+  edit_config([](json& c) {
+    const json initial = PolicyConfig();
+    c["model"]["image_encoder"] = "impala";
+    for (const char* field : {"image_dim", "image_blocks"}) c["model"][field] = initial[field];
+  });
   EXPECT_SAYS(load_message(step_), "model.safetensors: no tensor 'embed_image.cnn.0.conv.weight'");
 }
 
@@ -132,6 +138,7 @@ TEST_F(PolicyIo, AnotherArchitectureIsNamed) {
   edit_config([](json& config) {
     config["model"]["action_slots"] = 2;
     config["model"]["backbone"] = "gpt2";
+    config["model"]["slstm_at"] = "";
   });
   EXPECT_SAYS(load_message(step_), "no tensor 'encoder.wpe.weight'");
   edit_config([](json& config) { config["model"]["backbone"] = "rwkv"; });
