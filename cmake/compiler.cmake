@@ -28,6 +28,10 @@ if(LRAM_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${launcher})
 endif()
 
+if(LRAM_EVERY_LANE_ARRIVES)
+  add_compile_definitions(LRAM_EVERY_LANE_ARRIVES)
+endif()
+
 if(LRAM_CUDA)
   include(CheckLanguage)
   check_language(CUDA)

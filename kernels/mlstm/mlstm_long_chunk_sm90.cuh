@@ -106,14 +106,14 @@ __device__ __forceinline__ void products_by_piece(const SweepShared<kRows, kColu
     if (piece > 0) {
       wgmma_wait<1>();
       __syncwarp();
-      if (Stand().lane == 0) mbarrier_arrive(at.x_empty + (piece - 1) % Shared::kXStages);
+      warp_arrive(at.x_empty + (piece - 1) % Shared::kXStages, Stand().lane);
     }
   }
   wgmma_wait<0>();
   keep_all(s);
   keep_all(o);
   __syncwarp();
-  if (Stand().lane == 0) mbarrier_arrive(at.x_empty + (kPieces - 1) % Shared::kXStages);
+  warp_arrive(at.x_empty + (kPieces - 1) % Shared::kXStages, Stand().lane);
 }
 
 /// The output's pairs of bf16 in stmatrix's order; with kDots its products too. `n`: chunks before.
@@ -253,7 +253,7 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
     wgmma_wait<0>();
     keep_all(o);
     __syncwarp();
-    if (here.lane == 0) mbarrier_arrive(at.x_empty + x_stage);
+    warp_arrive(at.x_empty + x_stage, here.lane);
   }
   {
     const float inter[2] = {inter_of(0), inter_of(1)};
@@ -303,7 +303,7 @@ __device__ __forceinline__ void output_of_chunk(const SweepArgs& a, const SweepI
   }
   if (kDots) {
     __syncwarp();
-    if (there.lane == 0) mbarrier_arrive(at.dot_empty);
+    warp_arrive(at.dot_empty, there.lane);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       dot[r] += __shfl_xor_sync(kAllLanes, dot[r], 1);
@@ -416,7 +416,7 @@ __device__ __forceinline__ void update_state(
     fence_proxy_async();
   }
   __syncwarp();
-  if (late.lane == 0) mbarrier_arrive(at.out_full + late.group * at.kStages + stage);
+  warp_arrive(at.out_full + late.group * at.kStages + stage, late.lane);
   if (kForward && has_n) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {

@@ -1,5 +1,6 @@
 #pragma once
 #include "kernels/common/tma.h"
+#include "kernels/common/warp_arrive.cuh"
 #include "kernels/common/wgmma.cuh"
 #include "kernels/mlstm/mlstm_long_rows.cuh"
 
@@ -196,16 +197,16 @@ struct SweepShared {
   __device__ __forceinline__ void init_barriers() const {
     for (int s = 0; s < kXStages; ++s) {
       mbarrier_init(x_full + s, 1);
-      mbarrier_init(x_empty + s, 8);
+      mbarrier_init(x_empty + s, 8 * kArrivalsPerWarp);
     }
     for (int s = 0; s < kStages; ++s) {
       mbarrier_init(full + s, 1);
       mbarrier_init(empty + s, kStorers);
-      mbarrier_init(out_full + s, 4);
-      mbarrier_init(out_full + kStages + s, 4);
+      mbarrier_init(out_full + s, 4 * kArrivalsPerWarp);
+      mbarrier_init(out_full + kStages + s, 4 * kArrivalsPerWarp);
     }
     mbarrier_init(dot_full, 1);
-    mbarrier_init(dot_empty, 8);
+    mbarrier_init(dot_empty, 8 * kArrivalsPerWarp);
     fence_barrier_init();
   }
 };

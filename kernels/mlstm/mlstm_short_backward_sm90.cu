@@ -136,14 +136,14 @@ __device__ void scan(const BackwardArgs& a, BackwardShared<kRows>& shared) {
         a.gates, a.di, a.df, previous / a.heads, previous % a.heads, shared.gates((n - 1) % 2),
         {shared.q_dq, shared.k_dk, has_final ? shared.k_dk_state : nullptr}, carried);
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.dots_empty);
+    warp_arrive(&shared.dots_empty, threadIdx.x % 32);
   };
   for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x, ++n) {
     const int buffer = n % 2;
     mbarrier_wait(&shared.gates_empty[buffer], (n / 2 % 2) ^ 1);
     scan_gates<2 * kRows>(a.gates, unit / a.heads, unit % a.heads, shared.gates(buffer));
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.gates_full[buffer]);
+    warp_arrive(&shared.gates_full[buffer], threadIdx.x % 32);
     if (n > 0) finish();
     previous = unit;
   }
@@ -364,9 +364,7 @@ __device__ void consume(const BackwardArgs& a, const BackwardMaps& maps,
     ring.slot_bytes = Shape::kSlotBytes;
     TileStore<kBuffers> store{shared.out[kGroup == 0 ? 0 : 2], kGroup};
     const int lane = threadIdx.x % 32, local = 16 * (threadIdx.x / 32 % 4) + lane / 4;
-    const auto release = [&](std::uint64_t* barrier) {
-      if (lane == 0) mbarrier_arrive(barrier);
-    };
+    const auto release = [&](std::uint64_t* barrier) { warp_arrive(barrier, lane); };
     int begin = 0, end = 0;
     bool clear = false;
     std::uint64_t* empty_slot[2] = {};  // of the slices in hand
@@ -711,14 +709,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < Shape::kSlots; ++slot) {
       mbarrier_init(&shared.full[slot], 1);
-      mbarrier_init(&shared.empty[slot], Shape::kConsumerWarps);
+      mbarrier_init(&shared.empty[slot], Shape::kConsumerWarps * kArrivalsPerWarp);
     }
     for (int buffer = 0; buffer < 2; ++buffer) {
-      mbarrier_init(&shared.gates_full[buffer], 1);
-      mbarrier_init(&shared.gates_empty[buffer], Shape::kConsumerWarps);
+      mbarrier_init(&shared.gates_full[buffer], kArrivalsPerWarp);
+      mbarrier_init(&shared.gates_empty[buffer], Shape::kConsumerWarps * kArrivalsPerWarp);
     }
-    mbarrier_init(&shared.dots_full, Shape::kConsumerWarps);
-    mbarrier_init(&shared.dots_empty, 1);
+    mbarrier_init(&shared.dots_full, Shape::kConsumerWarps * kArrivalsPerWarp);
+    mbarrier_init(&shared.dots_empty, kArrivalsPerWarp);
     fence_barrier_init();
   }
   __syncthreads();

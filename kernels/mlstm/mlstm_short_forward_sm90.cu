@@ -86,7 +86,7 @@ __device__ void scan(const ForwardArgs& a, ForwardShared<kRows>& shared) {
     mbarrier_wait(&shared.gates_empty[buffer], (n / 2 % 2) ^ 1);
     scan_gates<2 * kRows>(a.gates, unit / a.heads, unit % a.heads, shared.gates(buffer));
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.gates_full[buffer]);
+    warp_arrive(&shared.gates_full[buffer], threadIdx.x % 32);
   }
 }
 
@@ -179,9 +179,7 @@ __device__ void consume(const ForwardArgs& a, const ForwardMaps& maps,
     constexpr int kTileB = kTwo ? kB : 0;  // never used where there is none
     Ring<Shape::kSlots> ring{shared.slots[0], shared.full, shared.empty};
     ring.slot_bytes = Shape::kSlotBytes;
-    const auto release = [&](std::uint64_t* barrier) {
-      if (threadIdx.x % 32 == 0) mbarrier_arrive(barrier);
-    };
+    const auto release = [&](std::uint64_t* barrier) { warp_arrive(barrier, threadIdx.x % 32); };
     constexpr int kBuffers = kRows < 3 ? 2 : kTwo ? 2 : 1;
     TileStore<kBuffers> store{shared.out[kGroup == 0 ? 0 : 2], kGroup};
     int n = 0;
@@ -302,11 +300,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int slot = 0; slot < Shape::kSlots; ++slot) {
       mbarrier_init(&shared.full[slot], 1);
-      mbarrier_init(&shared.empty[slot], Shape::kConsumerWarps);
+      mbarrier_init(&shared.empty[slot], Shape::kConsumerWarps * kArrivalsPerWarp);
     }
     for (int buffer = 0; buffer < 2; ++buffer) {
-      mbarrier_init(&shared.gates_full[buffer], 1);
-      mbarrier_init(&shared.gates_empty[buffer], Shape::kConsumerWarps);
+      mbarrier_init(&shared.gates_full[buffer], kArrivalsPerWarp);
+      mbarrier_init(&shared.gates_empty[buffer], Shape::kConsumerWarps * kArrivalsPerWarp);
     }
     fence_barrier_init();
   }

@@ -1,6 +1,7 @@
 #pragma once
 #include <cuda.h>
 
+#include "kernels/common/warp_arrive.cuh"
 #include "kernels/common/wgmma.cuh"
 #include "kernels/mlstm/mlstm_gates.cuh"
 
