@@ -29,61 +29,66 @@ class CudaTest : public testing::Test {
   static model::PolicyConfig gpt2() {
     model::PolicyConfig config = test::tiny_policy();
     config.backbone = "gpt2";
+    config.slstm_at.clear();
     config.max_episode_steps = 40;
     return config;
+  }
+  struct Gradients {
+    double loss = 0.0;
+    std::map<std::string, torch::Tensor> of;  // by parameter, float64 on the CPU
+  };
+  Gradients gradients(const model::PolicyConfig& config, const torch::Device& device) const {
+    const BatchBuilder builder(data_, config, config.context_length);
+    const TrainingDomain& domain = data_.domains()[0];
+    WindowStream windows(data_.sources(domain, Half::kTrain), config.context_length, 16, false, 1,
+                         0);
+    const MicroBatch batch = builder.build(domain, windows.next()).to(device);
+    const auto made = policy(config);
+    made->to(device);
+    const auto logits =
+        made->forward(batch.inputs).logits.flatten(0, 2).index_select(0, batch.slot);
+    const auto legal = builder.legal_classes().to(device).index_select(0, batch.legal_row);
+    const auto loss = model::action_entry_losses(logits, batch.target, legal).mean();
+    loss.backward();
+    Gradients out{loss.item<double>(), {}};
+    for (const auto& item : made->named_parameters()) {
+      if (item.value().grad().defined())
+        out.of[item.key()] = item.value().grad().to(torch::kCPU, torch::kDouble);
+    }
+    return out;
   }
   lram::test::TempFolder folder_;
   TrainingData data_{test::write_toy_data(folder_.path())};
 };
 
+// The CPU's half comes first, so that a config which no longer holds fails without a GPU too.
 TEST_F(CudaTest, LossAndGradientsEqualTheCpus) {
-  LRAM_SKIP_WITHOUT_GPU();
+  std::vector<std::pair<model::PolicyConfig, Gradients>> cases;
   for (const model::PolicyConfig& config : {test::tiny_policy(), gpt2()}) {
+    cases.emplace_back(config, gradients(config, torch::kCPU));
+    EXPECT_GT(cases.back().second.of.size(), 10u) << config.backbone;
+  }
+  LRAM_SKIP_WITHOUT_GPU();
+  for (const auto& [config, want] : cases) {
     SCOPED_TRACE(config.backbone);
-    const BatchBuilder builder(data_, config, config.context_length);
-    const TrainingDomain& domain = data_.domains()[0];
-    WindowStream windows(data_.sources(domain, Half::kTrain), config.context_length, 16, false, 1,
-                         0);
-    const MicroBatch batch = builder.build(domain, windows.next());
-    std::map<std::string, torch::Tensor> gradients;
-    double cpu_loss = 0.0;
-    for (const char* name : {"cpu", "cuda"}) {
-      const torch::Device device(name);
-      auto made = policy(config);
-      made->to(device);
-      const MicroBatch here = batch.to(device);
-      const auto logits =
-          made->forward(here.inputs).logits.flatten(0, 2).index_select(0, here.slot);
-      const auto legal = builder.legal_classes().to(device).index_select(0, here.legal_row);
-      const auto loss = model::action_entry_losses(logits, here.target, legal).mean();
-      loss.backward();
-      const bool reference = device.is_cpu();
-      if (reference) cpu_loss = loss.item<double>();
-      EXPECT_NEAR(loss.item<double>(), cpu_loss, kLossTol);
-      for (const auto& item : made->named_parameters()) {
-        if (!item.value().grad().defined()) continue;
-        const auto gradient = item.value().grad().to(torch::kCPU, torch::kDouble);
-        if (reference) {
-          gradients[item.key()] = gradient;
-          continue;
-        }
-        const auto& want = gradients.at(item.key());
-        EXPECT_LE((gradient - want).norm().item<double>(),
-                  kGradientTol * want.norm().item<double>() + 1e-7)
-            << item.key();
-      }
+    const Gradients got = gradients(config, torch::kCUDA);
+    EXPECT_NEAR(got.loss, want.loss, kLossTol);
+    EXPECT_EQ(got.of.size(), want.of.size());
+    for (const auto& [name, gradient] : got.of) {
+      EXPECT_LE((gradient - want.of.at(name)).norm().item<double>(),
+                kGradientTol * want.of.at(name).norm().item<double>() + 1e-7)
+          << name;
     }
-    EXPECT_GT(gradients.size(), 10u);
   }
 }
 
 TEST_F(CudaTest, FirstStepsEqualTheCpus) {
-  LRAM_SKIP_WITHOUT_GPU();
   for (const bool carry : {false, true}) {
     SCOPED_TRACE(carry ? "carried state" : "fresh windows");
     TrainConfig config = test::tiny_training();
     config.carry_state = carry;
     Trainer cpu(config, policy(test::tiny_policy()), data_);
+    LRAM_SKIP_WITHOUT_GPU();
     config.device = "cuda";
     Trainer gpu(config, policy(test::tiny_policy()), data_);
     for (int n = 0; n < 5; ++n) {
