@@ -12,7 +12,7 @@ namespace {
 // The quadratic form's cost grows with T, the chunked one's with K V / (K + V). Up to where it was
 // measured the short form is quicker.
 bool short_is_quicker(const MlstmProblem& p, const MlstmImplementation* short_form) {
-  return short_form != nullptr && short_form->refuses(p) == nullptr && p.tokens <= 192;
+  return short_form != nullptr && short_form->refuses(p) == nullptr && p.tokens <= 256;
 }
 
 const MlstmImplementation* find(MlstmForm form, KernelPath path) {

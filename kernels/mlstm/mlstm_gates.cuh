@@ -55,6 +55,37 @@ struct GateTotals {
   float m = 0;  ///< after the last token
 };
 
+/// A head's gates as they lie in memory: element j is of token lane + 32 j.
+template <int kPerLane>
+struct GateInputs {
+  float i[kPerLane], f[kPerLane];
+  unsigned resets;  ///< bit j
+};
+
+/// All loads of a lane at once, so that a head costs one latency of the memory.
+template <int kPerLane>
+__device__ inline GateInputs<kPerLane> load_gates(const GateArgs& a, int batch, int head) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  GateInputs<kPerLane> in;
+  in.resets = 0;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    const int t = lane + 32 * j;
+    const bool there = t < a.tokens;
+    in.i[j] = there ? a.i.data[batch * a.i.stride_b + t * a.i.stride_t + head * a.i.stride_h] : 0;
+    in.f[j] = there ? a.f.data[batch * a.f.stride_b + t * a.f.stride_t + head * a.f.stride_h] : 0;
+  }
+  if (a.reset == nullptr) return in;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    const int t = lane + 32 * j;
+    if (t < a.tokens && a.reset[static_cast<std::int64_t>(batch) * a.tokens + t] != 0) {
+      in.resets |= 1u << j;
+    }
+  }
+  return in;
+}
+
 /// One warp, at any time by all of its lanes, for 32 kPerLane rows (at least as many as tokens). A
 /// lane has kPerLane tokens in a row, so that a head costs one round of shuffles.
 template <int kPerLane>
@@ -70,18 +101,21 @@ __device__ inline GateTotals scan_gates(const GateArgs& a, int batch, int head,
   // The gates' logarithms, side by side; `inter`, `floor` and `start` hold i, f and marks until the
   // end.
   constexpr int kCounts = 1, kReset = 2;
-#pragma unroll 2
-  for (int t = lane; t < 32 * kPerLane; t += 32) {
+  const GateInputs<kPerLane> in = load_gates<kPerLane>(a, batch, head);
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    table.inter[lane + 32 * j] = in.i[j];
+    table.floor[lane + 32 * j] = in.f[j];
+  }
+#pragma unroll 1
+  for (int j = 0; j < kPerLane; ++j) {
+    const int t = lane + 32 * j;
     float i = 0, f = 0;
     int mark = 0;
     if (t >= totals.begin && t < totals.end) {
-      i = a.i.data[batch * a.i.stride_b + t * a.i.stride_t + head * a.i.stride_h];
-      f = a.f.data[batch * a.f.stride_b + t * a.f.stride_t + head * a.f.stride_h];
-      const bool reset =
-          a.reset != nullptr && a.reset[static_cast<std::int64_t>(batch) * a.tokens + t] != 0;
-      mark = kCounts + (reset ? kReset : 0);
-      f = log_sigmoid(soft_cap(f, a.soft_cap));
-      i = soft_cap(i, a.soft_cap);
+      mark = kCounts + ((in.resets >> j & 1) != 0 ? kReset : 0);
+      f = log_sigmoid(soft_cap(table.floor[t], a.soft_cap));
+      i = soft_cap(table.inter[t], a.soft_cap);
       if (a.sigmoid_gate) i = log_sigmoid(i);
     }
     table.inter[t] = i;
@@ -161,7 +195,8 @@ __device__ inline GateTotals scan_gates(const GateArgs& a, int batch, int head,
   return totals;
 }
 
-/// What the backward sums for each token of a head, [rows]. gate_gradients works in place.
+/// What the backward sums for each token of a head, [rows]. gate_gradients works in place, and in
+/// the table's column and row_max.
 struct GateSums {
   float* q_dq;
   float* k_dk;        ///< without the part of the final state's gradient
@@ -173,11 +208,17 @@ struct GateSums {
 /// of k_dk_state over those before t and of what the initial state carries through, weight x
 /// `carried`.
 template <int kPerLane>
-__device__ inline void gate_gradients(const GateArgs& a, const GateTensor& di, const GateTensor& df,
-                                      int batch, int head, const GateTable& gates,
-                                      const GateSums& sums, float carried) {
+__device__ inline void gate_gradients(const GateArgs& a, const GateInputs<kPerLane>& in,
+                                      const GateTensor& di, const GateTensor& df, int batch,
+                                      int head, const GateTable& gates, const GateSums& sums,
+                                      float carried) {
   constexpr unsigned kAll = 0xffffffffu;
   const int lane = static_cast<int>(threadIdx.x % 32), first = lane * kPerLane;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    gates.column[lane + 32 * j] = in.i[j];
+    gates.row_max[lane + 32 * j] = in.f[j];
+  }
   const int last_row = first + kPerLane - 1;
   // A lane's share of the segment that it begins with goes to the lanes before.
   double suffix = 0;
@@ -242,17 +283,17 @@ __device__ inline void gate_gradients(const GateArgs& a, const GateTensor& di, c
   const auto at = [&](const GateTensor& x, int t) {
     return batch * x.stride_b + t * x.stride_t + head * x.stride_h;
   };
-#pragma unroll 2
-  for (int t = lane; t < a.tokens; t += 32) {
+#pragma unroll 1
+  for (int j = 0; j < kPerLane; ++j) {
+    const int t = lane + 32 * j;
+    if (t >= a.tokens) break;
     float to_i = 0, to_f = 0;
     if (gates.start[t] != kNoToken) {
-      const float i = a.i.data[at(a.i, t)], f = a.f.data[at(a.f, t)];
+      const float i = gates.column[t], f = gates.row_max[t];
       to_i = sums.k_dk[t] * soft_cap_slope(i, a.soft_cap);
       if (a.sigmoid_gate) to_i *= sigmoid(-soft_cap(i, a.soft_cap));
       to_f = sums.q_dq[t] * sigmoid(-soft_cap(f, a.soft_cap)) * soft_cap_slope(f, a.soft_cap);
-      const bool reset =
-          a.reset != nullptr && a.reset[static_cast<std::int64_t>(batch) * a.tokens + t] != 0;
-      if (reset) to_f = 0;
+      if ((in.resets >> j & 1) != 0) to_f = 0;
     }
     di.data[at(di, t)] = to_i;
     df.data[at(df, t)] = to_f;

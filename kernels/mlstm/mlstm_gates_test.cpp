@@ -131,9 +131,10 @@ void check(std::mt19937& rng, unsigned seed) {
   }
   std::vector<float> di(at(c.tokens), NAN), df(at(c.tokens), NAN);
   run_warp([&] {
-    gate_gradients<kPerLane>(
-        args, {di.data(), c.tokens, 1, 1}, {df.data(), c.tokens, 1, 1}, 0, 0, table,
-        {q_dq.data(), k_dk.data(), with_state ? k_dk_state.data() : nullptr}, carried);
+    gate_gradients<kPerLane>(args, load_gates<kPerLane>(args, 0, 0), {di.data(), c.tokens, 1, 1},
+                             {df.data(), c.tokens, 1, 1}, 0, 0, table,
+                             {q_dq.data(), k_dk.data(), with_state ? k_dk_state.data() : nullptr},
+                             carried);
   });
   for (int t = 0; t < c.tokens; ++t) {
     ASSERT_NEAR(di[at(t)], want_i[at(t)], 1e-5 * std::max(1.0, std::abs(want_i[at(t)]))) << t;

@@ -4,7 +4,7 @@
 //
 // A persistent CTA takes one head after the other. Its loading warp streams slices of 64 features
 // of q and k, then of v, through a ring of slots, ahead into the next head; two warpgroups sum the
-// triangle of scores in registers, weigh it by the gates (a warp of its own scans them), keep P
+// triangle of scores in registers, weigh it by the gates (two warps scan them ahead), keep P
 // there as the next product's left operand, and send each 64-wide slice of h out through the copy
 // engine. Every input is read once and every output written once. An initial state C_0 (bf16 copy)
 // adds s b (Q C_0) to each slice, for which q's slices come again. Limits: T <= 256, bf16, any head
@@ -78,12 +78,12 @@ __device__ void load(const ForwardArgs& a, const ForwardMaps& maps, ForwardShare
   }
 }
 
+// One warp for each of the two tables: it scans every other head.
 template <int kRows>
-__device__ void scan(const ForwardArgs& a, ForwardShared<kRows>& shared) {
+__device__ void scan(const ForwardArgs& a, ForwardShared<kRows>& shared, int buffer) {
   int n = 0;
-  for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x, ++n) {
-    const int buffer = n % 2;
-    mbarrier_wait(&shared.gates_empty[buffer], (n / 2 % 2) ^ 1);
+  for (int unit = blockIdx.x + buffer * gridDim.x; unit < a.units; unit += 2 * gridDim.x, ++n) {
+    mbarrier_wait(&shared.gates_empty[buffer], (n % 2) ^ 1);
     scan_gates<2 * kRows>(a.gates, unit / a.heads, unit % a.heads, shared.gates(buffer));
     __syncwarp();
     warp_arrive(&shared.gates_full[buffer], threadIdx.x % 32);
@@ -181,7 +181,7 @@ __device__ void consume(const ForwardArgs& a, const ForwardMaps& maps,
     ring.slot_bytes = Shape::kSlotBytes;
     const auto release = [&](std::uint64_t* barrier) { warp_arrive(barrier, threadIdx.x % 32); };
     constexpr int kBuffers = kRows < 3 ? 2 : kTwo ? 2 : 1;
-    TileStore<kBuffers> store{shared.out[kGroup == 0 ? 0 : 2], kGroup};
+    TileStore store{shared.out[kGroup == 0 ? 0 : 2], kGroup, kBuffers};
     int n = 0;
     for (int unit = blockIdx.x; unit < a.units; unit += gridDim.x, ++n) {
       const int batch = unit / a.heads, head = unit % a.heads, tokens = a.gates.tokens;
@@ -310,17 +310,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= kConsumers) {
-    set_max_registers_down<kProducerRegisters<kRows, false>>();
+    set_max_registers_down<kProducerRegisters>();
     if (threadIdx.x / 32 == kConsumers / 32) {
       if (elect_one()) load<kRows>(args, maps, shared);
-    } else if (threadIdx.x / 32 == kConsumers / 32 + 1) {
-      scan<kRows>(args, shared);
+    } else if (threadIdx.x / 32 < kConsumers / 32 + 3) {
+      scan<kRows>(args, shared, threadIdx.x / 32 - kConsumers / 32 - 1);
     }
   } else if (threadIdx.x < 128) {
-    set_max_registers_up<kConsumerRegisters<kRows, false>>();
+    set_max_registers_up<kConsumerRegisters>();
     consume<kRows, 0>(args, maps, shared);
   } else {
-    set_max_registers_up<kConsumerRegisters<kRows, false>>();
+    set_max_registers_up<kConsumerRegisters>();
     consume<kRows, 1>(args, maps, shared);
   }
 }
@@ -373,8 +373,10 @@ void forward_sm90(const MlstmForward& f) {
       return launch<1>(f);
     case 2:
       return launch<2>(f);
-    default:
+    case 3:
       return launch<3>(f);
+    default:
+      return launch<4>(f);
   }
 }
 

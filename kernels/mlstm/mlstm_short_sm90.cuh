@@ -14,26 +14,18 @@ namespace lram::kernels::mlstm_short {
 constexpr int kTileRows = 64;
 constexpr int kTileBytes = kTileRows * 128;
 constexpr int kConsumers = 256;             // two warpgroups
-constexpr int kThreads = kConsumers + 128;  // and one that loads: warp 0 tiles, warp 1 gates
+constexpr int kThreads = kConsumers + 128;  // and one that loads: warp 0 tiles, 1 and 2 gates
 // Registers a thread, of the loading warpgroup and of the consumers: the first and twice the second
 // are the 3 x 168 of the launch; with one more the second consumer would wait in setmaxnreg for
 // ever.
-template <int kRows, bool kStates>
-constexpr int kProducerRegisters = kStates&& kRows < 4 ? 88 : 72;
-template <int kRows, bool kStates>
-constexpr int kConsumerRegisters = (3 * 168 - kProducerRegisters<kRows, kStates>) / 2;
+constexpr int kProducerRegisters = 72, kConsumerRegisters = (3 * 168 - kProducerRegisters) / 2;
 
-/// Tiles of 64 rows (or columns) of a warpgroup; -1 is none. Chosen so that both warpgroups get
+/// Tiles of 64 rows of a warpgroup in the forward; -1 is none. Chosen so that both warpgroups get
 /// about as many of the triangle's tiles.
 template <int kRows, int kGroup>
 struct RowTiles {
   static constexpr int kA = kRows == 3 ? (kGroup == 0 ? 0 : 2) : kGroup < kRows ? kGroup : -1;
   static constexpr int kB = kRows == 4 ? (kGroup == 0 ? 3 : 2) : kRows == 3 && kGroup == 0 ? 1 : -1;
-};
-template <int kRows, int kGroup>
-struct ColumnTiles {
-  static constexpr int kA = kRows == 3 ? (kGroup == 0 ? 1 : 0) : kGroup < kRows ? kGroup : -1;
-  static constexpr int kB = kRows == 4 ? (kGroup == 0 ? 3 : 2) : kRows == 3 && kGroup == 0 ? 2 : -1;
 };
 __host__ __device__ constexpr int tile_scores(int tile) { return tile < 0 ? 1 : 32 * (tile + 1); }
 
@@ -96,16 +88,21 @@ __device__ inline void store_tile(unsigned char* tile, const float* d, float sca
   }
 }
 
-/// Output tiles of one warpgroup on their way to memory: kBuffers tiles of shared memory in turn.
-template <int kBuffers>
+/// Output tiles of one warpgroup on their way to memory: one or two tiles of shared memory in turn.
 struct TileStore {
   unsigned char* buffers;
-  int group;
+  int group, count;
   int next = 0;
 
   /// The buffer to fill next, once the copy engine has read it.
   __device__ unsigned char* acquire() {
-    if (threadIdx.x % 128 == 0) tma_store_wait_read<kBuffers - 1>();
+    if (threadIdx.x % 128 == 0) {
+      if (count == 2) {
+        tma_store_wait_read<1>();
+      } else {
+        tma_store_wait_read<0>();
+      }
+    }
     named_barrier_sync(1 + group, 128);
     return buffers + next * kTileBytes;
   }
@@ -116,7 +113,7 @@ struct TileStore {
       tma_store_4d(&map, buffers + next * kTileBytes, feature, head, token, batch);
       tma_store_commit();
     }
-    next = next + 1 == kBuffers ? 0 : next + 1;
+    next = next + 1 == count ? 0 : next + 1;
   }
 };
 

@@ -13,7 +13,6 @@
 
 namespace lram::kernels::mlstm_short {
 namespace {
-
 constexpr int kMaxTokens = 256;
 
 __global__ void round_kernel(const float* from, __nv_bfloat16* to, std::int64_t count) {
@@ -280,7 +279,7 @@ const MlstmImplementation kMlstmShortSm90 = {
     "the short form on sm90",
     [](const MlstmProblem& p) -> const char* {
       if (p.dtype != DType::kBFloat16) return "bfloat16";
-      return p.tokens <= 192 ? nullptr : "at most 192 tokens";
+      return p.tokens <= mlstm_short::kMaxTokens ? nullptr : "at most 256 tokens";
     },
     [](const MlstmProblem& p) {
       return sizeof(float2) * static_cast<std::size_t>(p.batch) *
