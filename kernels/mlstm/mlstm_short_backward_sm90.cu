@@ -17,7 +17,7 @@
 #include "kernels/common/launch.cuh"
 #include "kernels/common/tma.h"
 #include "kernels/mlstm/mlstm_short.h"
-#include "kernels/mlstm/mlstm_short_backward_sm90.cuh"
+#include "kernels/mlstm/mlstm_short_backward_phases_sm90.cuh"
 
 namespace lram::kernels {
 namespace mlstm_short {
