@@ -99,7 +99,8 @@ function(lram_test name)
 endfunction()
 
 # lram_kernel_objects(TARGET SOURCES a_sm90.cu b_portable.cu c.cu ...): device code, each file for its
-# own architectures, c.cu for all. A spill or a serialised wgmma fails the build, but in b_portable.cu.
+# own architectures, c.cu for all. A spill fails the build, but in b_portable.cu; a serialised wgmma is only told, for
+# scripts/check_kernels to find. -lineinfo changes no code and lets sanitizer and profiler name source lines.
 function(lram_kernel_objects target)
   cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
   foreach(kind sm90 portable all)
@@ -114,7 +115,7 @@ function(lram_kernel_objects target)
       target_include_directories(${target}_${kind} PRIVATE ${PROJECT_SOURCE_DIR})
       target_link_libraries(${target}_${kind} PRIVATE fmt::fmt CUDA::cudart_static)
       set_target_properties(${target}_${kind} PROPERTIES CUDA_STANDARD 17)  # means 20: compiler.cmake
-      target_compile_options(${target}_${kind} PRIVATE -Xcompiler=-Wall,-Wextra)
+      target_compile_options(${target}_${kind} PRIVATE -Xcompiler=-Wall,-Wextra -lineinfo)
       if(kind STREQUAL sm90)
         set_target_properties(${target}_${kind} PROPERTIES CUDA_ARCHITECTURES 90a-real)
       elseif(kind STREQUAL portable)
