@@ -102,7 +102,7 @@ std::vector<StateField> Gpt2Backbone::state_fields() const {
   return fields;
 }
 
-Gpt2Backbone::Plan Gpt2Backbone::plan(const BackboneState& state, std::int64_t tokens,
+Gpt2Backbone::Plan Gpt2Backbone::plan(const BackboneState& state, bool fresh, std::int64_t tokens,
                                       const SequenceMask& mask) const {
   const torch::Tensor& seen = state.tensors[kSeen];
   const std::int64_t batch = seen.size(0), window = config_.window;
@@ -134,7 +134,7 @@ Gpt2Backbone::Plan Gpt2Backbone::plan(const BackboneState& state, std::int64_t t
   sees_new = sees_new | (key == query);  // so that no softmax is empty, pads included
   plan.sees_new = sees_new.unsqueeze(1);
 
-  if (seen.any().item<bool>()) {
+  if (!fresh && seen.any().item<bool>()) {
     // Newest token that slot j can hold: the last number below `seen` that is j modulo W.
     const torch::Tensor slots = torch::arange(window, seen.options());
     const torch::Tensor last = seen.unsqueeze(1) - 1;                          // [B, 1]
@@ -169,6 +169,8 @@ Gpt2Backbone::Plan Gpt2Backbone::plan(const BackboneState& state, std::int64_t t
     plan.sine = angle.sin().to(ln_f_.weight.scalar_type());
     return plan;
   }
+  if (fresh && tokens <= config_.num_positions)
+    return plan;  // no position is past the last token's
   const auto largest = plan.position.max().item<std::int64_t>();
   LRAM_CHECK(largest < config_.num_positions, "gpt2: token ", largest,
              " of the episode lies behind the table of ", config_.num_positions,
@@ -251,8 +253,9 @@ torch::Tensor Gpt2Backbone::run(const torch::Tensor& input, BackboneState& state
   LRAM_CHECK(input.dim() == 3 && input.size(2) == config_.embed_dim, "gpt2: tokens of shape ",
              input.sizes().vec(), ", wanted [B, T, ", config_.embed_dim, "]");
   check_state("gpt2", state_fields(), state, input.size(0));
-  if (state.empty()) state = initial_state(input.size(0));
-  const Plan plan = this->plan(state, input.size(1), mask);
+  const bool fresh = state.empty();
+  if (fresh) state = initial_state(input.size(0));
+  const Plan plan = this->plan(state, fresh, input.size(1), mask);
   torch::Tensor x = zero_masked(input, plan.valid);
   if (positions_.defined()) x = x + torch::embedding(positions_, plan.position);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {

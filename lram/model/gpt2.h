@@ -34,8 +34,9 @@ class Gpt2Backbone : public Backbone {
 
   BackboneState initial_state(std::int64_t batch,
                               const torch::Tensor& first_position = {}) const override;
-  /// An empty state is a fresh start. Throws Error(kUsage) when a token's position lies behind the
-  /// table, if there is one.
+  /// An empty state is a fresh start, of which nothing is asked on the host: it can be recorded as
+  /// a CUDA graph. Throws Error(kUsage) when a token's position lies behind the table, if there is
+  /// one.
   Output forward(const torch::Tensor& x, const BackboneState& state,
                  const SequenceMask& mask = {}) override;
   /// forward() that also gives the residual stream behind every block, [B, T, D] each.
@@ -54,7 +55,9 @@ class Gpt2Backbone : public Backbone {
   struct Plan;
 
   std::vector<StateField> state_fields() const;
-  Plan plan(const BackboneState& state, std::int64_t tokens, const SequenceMask& mask) const;
+  /// `fresh`: no row of the state has seen a token, or stands behind position 0.
+  Plan plan(const BackboneState& state, bool fresh, std::int64_t tokens,
+            const SequenceMask& mask) const;
   torch::Tensor run(const torch::Tensor& x, BackboneState& state, const SequenceMask& mask,
                     bool in_place, std::vector<torch::Tensor>* blocks_out = nullptr);
   /// Attention of one block; replaces its ring.

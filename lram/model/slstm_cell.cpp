@@ -192,13 +192,10 @@ class Slstm : public torch::autograd::Function<Slstm> {
   }
 };
 
-struct Checked {
-  Tensor gates, recurrent, bias, state;
-  TokenMask mask;
-};
+}  // namespace
 
-Checked check(const Tensor& gates, const Tensor& recurrent, const Tensor& bias, const Tensor& state,
-              const SequenceMask& mask) {
+SlstmInputs slstm_inputs(const Tensor& gates, const Tensor& recurrent, const Tensor& bias,
+                         const Tensor& state, const SequenceMask& mask) {
   LRAM_CHECK(recurrent.dim() == 3 && recurrent.size(1) == 4 * recurrent.size(2),
              "sLSTM: recurrent is ", recurrent.sizes().vec(), ", wanted [H, 4d, d]");
   const std::int64_t dim = recurrent.size(0) * recurrent.size(2);
@@ -216,12 +213,10 @@ Checked check(const Tensor& gates, const Tensor& recurrent, const Tensor& bias, 
           resolve_mask(mask, x.size(0), x.size(1))};
 }
 
-}  // namespace
-
 SlstmOutput slstm_forward(const Tensor& gates, const Tensor& recurrent, const Tensor& bias,
                           const Tensor& state, const SequenceMask& mask) {
-  if (!gates.device().is_cpu()) return slstm_reference(gates, recurrent, bias, state, mask);
-  const Checked in = check(gates, recurrent, bias, state, mask);
+  if (!gates.device().is_cpu()) return slstm_operations(gates, recurrent, bias, state, mask);
+  const SlstmInputs in = slstm_inputs(gates, recurrent, bias, state, mask);
   const auto dense = [](const Tensor& x) { return x.defined() ? x.contiguous() : x; };
   const bool for_backward =
       torch::GradMode::is_enabled() && (in.gates.requires_grad() || in.recurrent.requires_grad() ||
@@ -235,7 +230,7 @@ SlstmOutput slstm_forward(const Tensor& gates, const Tensor& recurrent, const Te
 SlstmOutput slstm_reference(const Tensor& gates, const Tensor& recurrent, const Tensor& bias,
                             const Tensor& state, const SequenceMask& mask) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const Checked in = check(gates, recurrent, bias, state, mask);
+  const SlstmInputs in = slstm_inputs(gates, recurrent, bias, state, mask);
   const std::int64_t batch = gates.size(0), tokens = gates.size(1), heads = recurrent.size(0),
                      unit = recurrent.size(2);
   const Tensor x = zero_masked(in.gates, in.mask.valid);

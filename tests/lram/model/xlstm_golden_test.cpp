@@ -181,6 +181,7 @@ TEST(Slstm, EqualsThePublishedCell) {
     const Reference golden(one);
     check_slstm(golden, &slstm_forward, "CPU loop");
     check_slstm(golden, &slstm_reference, "LibTorch operations");
+    check_slstm(golden, &slstm_operations, "fewer operations");
     check_slstm_states(golden);
     golden.expect_all_compared([&](const std::string& tensor) -> std::string {
       const bool whole_batch = (tensor == "out.state_all" || tensor == "out.state_last") &&
