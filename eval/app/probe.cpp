@@ -4,17 +4,18 @@
 #include <torch/types.h>
 
 #include <algorithm>
-#include <atomic>
 #include <exception>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "eval/probes/cell.h"
 #include "eval/probes/claims.h"
 #include "eval/probes/results.h"
 #include "eval/probes/run.h"
+#include "eval/probes/unfinished_run.h"
 #include "eval/svg_plot.h"
 #include "lram/app/verb.h"
 #include "lram/core/build_info.h"
@@ -32,12 +33,12 @@ using namespace eval::probes;
 
 struct Options {
   std::string preset = "cpu", tasks, cells, rates, seeds = "0", device = "cpu", out, svg, set;
-  std::int64_t steps = 0;
+  std::int64_t steps = 0, more_steps = 0;
   int jobs = 0, threads = 1;
   bool as_json = false, show = false, eager = false;
 };
 
-/// Runs of one cell, task and seed: one learning rate after the other, until one reaches the bar.
+/// Runs of one cell, task and seed, one for each learning rate, until one reaches the bar.
 struct Group {
   std::vector<RunSettings> runs;
 };
@@ -66,6 +67,11 @@ std::vector<std::string> chosen(const std::string& text, const char* option,
   return out;
 }
 
+void set_steps(RunSettings& settings, std::int64_t steps) {
+  settings.steps = steps;
+  settings.warmup = std::min(settings.warmup, steps / 10);
+}
+
 std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
                         const std::vector<std::string>& cells) {
   std::vector<double> rates = preset_rates(o.preset);
@@ -77,10 +83,7 @@ std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
   std::vector<Group> groups;
   for (const std::string& task : tasks) {
     RunSettings settings = preset_settings(o.preset, task);
-    if (o.steps > 0) {
-      settings.steps = o.steps;
-      settings.warmup = std::min(settings.warmup, o.steps / 10);
-    }
+    if (o.steps > 0) set_steps(settings, o.steps);
     if (!o.set.empty())
       for (const std::string& assignment : split_list(o.set, "--set"))
         set_field(settings, assignment);
@@ -90,8 +93,9 @@ std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
         settings.cell = cell;
         Group& group = groups.emplace_back();
         for (const double rate : rates) {
-          settings.rate = rate;
-          group.runs.push_back(settings);
+          RunSettings& run = group.runs.emplace_back(settings);
+          run.rate = rate;
+          if (rate != rates.front() && o.more_steps > 0) set_steps(run, o.more_steps);
         }
         cell_config(settings);  // refuses what cannot be built before anything is trained
       }
@@ -100,7 +104,8 @@ std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
   return groups;
 }
 
-/// Trains what is not yet among the records, several groups side by side.
+/// Trains what is not yet among the records, several runs side by side: all groups at their first
+/// rate, then at the next.
 class Runner {
  public:
   Runner(const Options& options, std::vector<Group> groups)
@@ -110,16 +115,17 @@ class Runner {
     if (!options.out.empty()) known_ = read_records(options.out);
     hardware_ = one_line(hardware_info());
     build_ = one_line(build_info());
+    for (std::size_t rate = 0; rate < groups_.front().runs.size(); ++rate)
+      for (const Group& group : groups_) waiting_.push_back({&group, &group.runs[rate]});
   }
 
   /// False if a signal stopped it.
   bool run(std::size_t jobs) {
     std::int64_t total = 0;
-    for (const Group& group : groups_)
-      for (const RunSettings& settings : group.runs) total += settings.steps;
+    for (const Job& job : waiting_) total += job.run->steps;
     progress_.emplace("probe", total, "steps");
     std::vector<std::thread> workers;
-    for (std::size_t i = 0; i < std::max<std::size_t>(1, std::min(jobs, groups_.size())); ++i)
+    for (std::size_t i = std::max<std::size_t>(1, std::min(jobs, waiting_.size())); i > 0; --i)
       workers.emplace_back([this] { work(); });
     for (std::thread& worker : workers) worker.join();
     progress_->finish();
@@ -140,84 +146,112 @@ class Runner {
   }
 
  private:
-  const RunRecord* find(const RunSettings& settings) const {
-    const auto at = std::find_if(known_.begin(), known_.end(), [&](const RunRecord& record) {
-      return record.settings == settings;
-    });
-    return at == known_.end() ? nullptr : &*at;
-  }
+  struct Job {
+    const Group* group;
+    const RunSettings* run;
+  };
 
   static bool same_but_for_effort(RunSettings a, const RunSettings& b) {
     a.rate = b.rate, a.steps = b.steps, a.warmup = b.warmup;
     return a == b;
   }
 
-  /// Whether the bar was reached earlier, at whatever rate and number of steps.
-  bool has_learned(const Group& group) {
-    const std::scoped_lock lock(mutex_);
+  /// Whether a run is known, or the bar was reached earlier, at whatever rate and number of steps.
+  bool is_needless(const Job& job) const {
     return std::any_of(known_.begin(), known_.end(), [&](const RunRecord& one) {
-      return one.result.reached && same_but_for_effort(group.runs.front(), one.settings);
+      return one.settings == *job.run ||
+             (one.result.reached && same_but_for_effort(*job.run, one.settings));
     });
+  }
+
+  /// The first job of a group at which nobody works, as its rate may be the last that is needed; or
+  /// else, so that nobody is idle, the first.
+  std::optional<Job> next() {
+    const std::scoped_lock lock(mutex_);
+    std::erase_if(waiting_, [&](const Job& job) {
+      if (!is_needless(job)) return false;
+      forget_unfinished(*job.run);
+      advance(job.run->steps, *job.run);
+      return true;
+    });
+    if (waiting_.empty() || failure_) return std::nullopt;
+    const auto free = [&](const Job& job) { return !busy_.contains(job.group); };
+    auto chosen = std::find_if(waiting_.begin(), waiting_.end(), free);
+    if (chosen == waiting_.end()) chosen = waiting_.begin();
+    const Job job = *chosen;
+    waiting_.erase(chosen);
+    busy_.insert(job.group);
+    return job;
   }
 
   void work() {
     at::set_num_threads(options_.threads);
     at::globalContext().setFlushDenormal(true);
     try {
-      for (std::size_t i = next_++; i < groups_.size() && !stop(); i = next_++) work_on(groups_[i]);
+      while (!stop()) {
+        const auto job = next();
+        if (!job) return;
+        work_on(*job->run);
+        const std::scoped_lock lock(mutex_);
+        busy_.erase(busy_.find(job->group));
+      }
     } catch (...) {
       const std::scoped_lock lock(mutex_);
       if (!failure_) failure_ = std::current_exception();
     }
   }
 
-  void work_on(const Group& group) {
-    bool reached = has_learned(group);
-    for (const RunSettings& settings : group.runs) {
-      std::optional<RunRecord> record;
-      if (const std::scoped_lock lock(mutex_); const RunRecord* known = find(settings))
-        record = *known;
-      if (record || reached) {
-        advance(settings.steps, settings);
-      } else {
-        std::int64_t last = 0;
-        const auto result = run_probe(
-            settings, device_,
-            [&](std::int64_t steps) {
-              advance(steps - last, settings);
-              last = steps;
-              return stop();
-            },
-            !options_.eager);
-        if (!result) return;
-        advance(settings.steps - last, settings);
-        record = RunRecord{settings, *result, options_.device, hardware_, build_};
-        keep(*record);
-      }
-      reached = reached || (record && record->result.reached);
-    }
+  void work_on(const RunSettings& settings) {
+    std::int64_t last = 0;
+    const auto result = run_probe(
+        settings, device_,
+        [&](std::int64_t steps) {
+          const std::scoped_lock lock(mutex_);
+          advance(steps - last, settings);
+          last = steps;
+          return interrupted() || failure_;
+        },
+        !options_.eager, unfinished(settings));
+    if (!result) return;
+    const std::scoped_lock lock(mutex_);
+    advance(settings.steps - last, settings);
+    keep({settings, *result, options_.device, hardware_, build_});
   }
 
+  // With the mutex held.
   void advance(std::int64_t steps, const RunSettings& settings) {
-    const std::scoped_lock lock(mutex_);
     done_ += steps;
     progress_->update(done_, settings.task + " " + settings.cell);
   }
 
   void keep(const RunRecord& record) {
-    const std::scoped_lock lock(mutex_);
     known_.push_back(record);
     if (!options_.out.empty()) append_record(options_.out, record);
     const RunSettings& s = record.settings;
+    forget_unfinished(s);
     log_info("probe", "task", s.task, "cell", s.cell, "seed", s.seed, "rate", s.rate, "steps",
-             record.result.steps, "validation", record.result.validation, "test",
-             record.result.test, "seconds", fmt::format("{:.1f}", record.result.seconds));
+             record.result.steps, "replays", record.result.replays, "validation",
+             record.result.validation, "test", record.result.test, "seconds",
+             fmt::format("{:.1f}", record.result.seconds));
+  }
+
+  /// Nowhere without --out.
+  std::filesystem::path unfinished(const RunSettings& settings) const {
+    return options_.out.empty() ? std::filesystem::path()
+                                : unfinished_path(options_.out + ".unfinished", settings);
+  }
+
+  void forget_unfinished(const RunSettings& settings) const {
+    const std::filesystem::path path = unfinished(settings);
+    if (path.empty()) return;
+    std::error_code ignored;  // a file that stays is read by nobody
+    std::filesystem::remove(path, ignored);
+    std::filesystem::remove(path.parent_path(), ignored);  // if it was the last
   }
 
   bool stop() {
-    if (interrupted()) return true;
     const std::scoped_lock lock(mutex_);
-    return failure_ != nullptr;
+    return interrupted() || failure_;
   }
 
   const Options& options_;
@@ -225,11 +259,12 @@ class Runner {
   torch::Device device_;
   std::string hardware_, build_;
   std::mutex mutex_;  // of what follows
+  std::vector<Job> waiting_;
+  std::multiset<const Group*> busy_;
   std::vector<RunRecord> known_;
   std::optional<Progress> progress_;
   std::int64_t done_ = 0;
   std::exception_ptr failure_;
-  std::atomic<std::size_t> next_{0};
 };
 
 nlohmann::json to_json(const std::vector<RunRecord>& records,
@@ -264,6 +299,8 @@ int probe(const Args& args) {
       "rates", po::value(&o.rates), "learning rates instead of the preset's")(
       "steps", po::value(&o.steps)->default_value(o.steps),
       "training steps instead of the preset's, 0 = as there")(
+      "more-steps", po::value(&o.more_steps)->default_value(o.more_steps),
+      "training steps at every rate but the first, 0 = as many as there")(
       "set", po::value(&o.set),
       "other settings of the runs, embed_dim=64,options.num_pairs=8; --json shows all")(
       "device", po::value(&o.device)->default_value(o.device), "cpu, cuda or cuda:N")(
@@ -272,12 +309,15 @@ int probe(const Args& args) {
       "models that are trained side by side, 0 = one per core")(
       "threads", po::value(&o.threads)->default_value(o.threads), "CPU threads of each")(
       "out", po::value(&o.out),
-      "add every finished run to this file, and skip those that it holds")(
-      "show", po::bool_switch(&o.show), "train nothing, show what --out holds")(
+      "add every finished run to this file, and skip those that it holds; runs that are stopped "
+      "wait in "
+      "FILE.unfinished for the next call")("show", po::bool_switch(&o.show),
+                                           "train nothing, show what --out holds")(
       "svg", po::value(&o.svg), "folder for one plot per task, score against length")(
       "json", po::bool_switch(&o.as_json), "print runs and verdicts as JSON");
   if (!line.parse(args)) return 0;
   LRAM_CHECK(o.steps >= 0, "--steps is ", o.steps, ", wanted 0 or more");
+  LRAM_CHECK(o.more_steps >= 0, "--more-steps is ", o.more_steps, ", wanted 0 or more");
   check_threads(o.jobs, 0, "--jobs");
   check_threads(o.threads, 1);
   if (o.show && o.out.empty())
@@ -306,7 +346,7 @@ int probe(const Args& args) {
     fmt::print("{}\n{}\n{}", to_table(scores), to_length_table(scores), to_table(verdicts));
   if (!finished)
     log_info("probe", "stopped",
-             o.out.empty() ? std::string("nothing was kept, --out FILE keeps finished runs")
+             o.out.empty() ? std::string("nothing was kept, --out FILE keeps all runs")
                            : "the same command goes on with what is missing in " + o.out);
   return finished ? 0 : interrupt_exit_code();
 }

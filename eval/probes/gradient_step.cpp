@@ -77,8 +77,7 @@ GradientStep::GradientStep(ProbeModel& model, const Task& task, const RunSetting
                            bool graphs)
     : model_(model), task_(task), parameters_(model.parameters()) {
 #ifdef LRAM_HAVE_KERNELS
-  // gpt2 looks at its positions and its ring on the host.
-  if (graphs && model.device().is_cuda() && settings.cell != "gpt2") {
+  if (graphs && model.device().is_cuda()) {
     graphs_ = std::make_shared<Graphs>();
     graphs_->cell = settings.cell;
   }
@@ -134,8 +133,9 @@ void GradientStep::run(const Batch& host) {
           throw std::runtime_error("its gradients are off by " + std::to_string(apart));
         graphs_->recordings[shape] = std::move(recording);
       } catch (const std::exception& error) {
-        log_info("probe", "cell", graphs_->cell, "graphs", "off", "why",
-                 std::string(error.what()).substr(0, 200));
+        std::string why = std::string(error.what()).substr(0, 600);
+        std::replace(why.begin(), why.end(), '\n', ' ');
+        log_info("probe", "cell", graphs_->cell, "graphs", "off", "why", why);
         recording.reset();
         graphs_.reset();
       }

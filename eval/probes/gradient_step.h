@@ -12,8 +12,8 @@ namespace lram::eval::probes {
 /// Computes the gradients of training steps. A GPU takes far longer to be told what to do for so
 /// small a model than to do it, so in builds for NVIDIA GPUs the work for each shape of a batch is
 /// recorded as a CUDA graph when it first comes, and replayed from then on. The first replay of a
-/// recording has to give the gradients of the plain step on the same batch. Where it does not,
-/// where nothing can be recorded, and in a cell that asks the host within a step, all are plain.
+/// recording has to give the gradients of the plain step on the same batch. Where it does not, or
+/// where nothing can be recorded, the log says why and all steps are plain.
 /// Call from one thread, with a stream of its own on a GPU.
 class GradientStep {
  public:

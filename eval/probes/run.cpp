@@ -13,6 +13,7 @@
 
 #include "eval/probes/cell.h"
 #include "eval/probes/gradient_step.h"
+#include "eval/probes/unfinished_run.h"
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
 #include "lram/training/optimizer.h"
@@ -23,7 +24,10 @@ using torch::Tensor;
 namespace {
 constexpr double kFloorOfRate = 1e-3;  // of the cosine, over the peak
 constexpr double kWorstError = 1e9;    // stands for one that is not finite
-constexpr std::int64_t kTestTokens = 1 << 14, kTestTokensGpu = 1 << 18;  // tested at once, about
+constexpr std::int64_t kTestTokens = 1 << 14, kTestTokensGpu = 1 << 17;  // tested at once, about
+// On a GPU, where each length is recorded: a few more pads for far fewer lengths.
+constexpr std::int64_t kLengthMultipleGpu = 4;
+constexpr std::chrono::minutes kSaveEvery{2};  // while a run is not stopped, at its validations
 
 Tensor to_tensor(const std::vector<std::int32_t>& values, at::IntArrayRef shape) {
   return torch::tensor(values, torch::kInt32).view(shape);
@@ -113,7 +117,7 @@ Tensor ProbeModel::hidden(const BatchTensors& batch) {
       table_.defined() ? torch::embedding(table_, batch.inputs) : inputs_->forward(batch.inputs);
   model::SequenceMask mask;
   mask.end = batch.ends;
-  return backbone_->forward(x, backbone_->initial_state(x.size(0)), mask).hidden;
+  return backbone_->forward(x, /*state=*/{}, mask).hidden;
 }
 
 Tensor ProbeModel::head(const Tensor& hidden) { return head_->forward(hidden); }
@@ -149,12 +153,14 @@ double probe_score(ProbeModel& model, const Task& task, const RunSettings& setti
 }
 
 std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device device,
-                                   const StepCallback& on_step, bool graphs) {
+                                   const StepCallback& on_step, bool graphs,
+                                   const std::filesystem::path& unfinished) {
+  using Clock = std::chrono::steady_clock;
   const Task task = make_task(settings.task, settings.options);
   LRAM_CHECK(settings.steps >= 1 && settings.batch_size >= 1 && settings.validate_every >= 1,
              "probe ", settings.task, ": ", settings.steps, " steps of ", settings.batch_size,
              " sequences, validated every ", settings.validate_every, ": wanted 1 or more of each");
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   c10::OptionalStreamGuard own_stream;  // runs side by side on one GPU do not wait for each other
   if (!device.is_cpu())
     own_stream.reset_stream(
@@ -167,41 +173,67 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
                                     .floor = kFloorOfRate * settings.rate,
                                     .warmup = settings.warmup,
                                     .cosine = settings.steps - settings.warmup};
+  const bool one_length = settings.train_low == settings.train_high;
   BatchStream stream(task, settings.seed, settings.batch_size, settings.train_low,
-                     settings.train_high);
+                     settings.train_high, device.is_cpu() || one_length ? 1 : kLengthMultipleGpu);
   GradientStep gradients(*model, task, settings, graphs);
+
+  RunResult result{.chance = task.chance};
+  for (const Tensor& parameter : model->parameters()) result.parameters += parameter.numel();
+  if (!unfinished.empty())
+    if (auto before = load_unfinished(unfinished, settings, *model, optimizer))
+      result = *std::move(before);
+  stream.skip(result.steps);
+  const double seconds_before = result.seconds;
+  const std::int64_t replays_before = result.replays;
+  auto saved = start;
+  const auto take_stock = [&] {
+    result.seconds = seconds_before + std::chrono::duration<double>(Clock::now() - start).count();
+    result.replays = replays_before + gradients.replays();
+  };
+  const auto save = [&] {
+    if (unfinished.empty()) return;
+    take_stock();
+    save_unfinished(unfinished, settings, result, *model, optimizer);
+    saved = Clock::now();
+  };
+  const auto stop = [&] { return on_step && on_step(result.steps); };
   const auto validate = [&] {
     return probe_score(*model, task, settings, Split::kValidation, settings.validation_sequences,
                        settings.test_low, settings.test_high);
   };
 
-  RunResult result{.chance = task.chance};
-  for (const Tensor& parameter : model->parameters()) result.parameters += parameter.numel();
-  bool done = false;
+  bool done = result.reached || result.diverged;
+  Batch batch = stream.next();
   while (!done && result.steps < settings.steps) {
-    const Batch batch = stream.next();
     gradients.run(batch);
-    result.diverged = !std::isfinite(optimizer.step(schedule.rate(result.steps)));
     for (const std::int32_t end : batch.ends) result.tokens += end;
+    batch = stream.next();  // while a GPU is at work
+    result.diverged = !std::isfinite(optimizer.step(schedule.rate(result.steps)));
     ++result.steps;
     done = result.diverged;
     if (!done && (result.steps % settings.validate_every == 0 || result.steps == settings.steps)) {
       result.validation = validate();
       result.reached = reached(task, result.validation, settings.bar);
       done = result.reached;
+      if (Clock::now() - saved > kSaveEvery) save();
     }
-    if (on_step && on_step(result.steps)) return std::nullopt;
+    if (stop()) {
+      save();
+      return std::nullopt;
+    }
   }
-  result.replays = gradients.replays();
+  save();  // a test takes seconds, in which the process may end
   if (result.diverged) result.validation = validate();
   result.test = probe_score(*model, task, settings, Split::kTest, settings.test_sequences,
                             settings.test_low, settings.test_high);
   for (const std::int64_t wanted : settings.curve) {
+    if (stop()) return std::nullopt;
     const std::int64_t length = task.fit_length(wanted);
     result.curve.push_back({length, probe_score(*model, task, settings, Split::kTest,
                                                 settings.curve_sequences, length, length)});
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  take_stock();
   return result;
 }
 

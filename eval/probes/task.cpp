@@ -74,11 +74,12 @@ Sequence draw_sequence(const Task& task, std::uint64_t seed, Split split, std::u
   return task.generate(length, rng);
 }
 
-Batch make_batch(const Task& task, const std::vector<Sequence>& sequences) {
+Batch make_batch(const Task& task, const std::vector<Sequence>& sequences, std::int64_t multiple) {
   LRAM_CHECK(!sequences.empty(), "probe ", task.name, ": a batch of no sequences");
   Batch batch{.rows = std::ssize(sequences)};
   for (const Sequence& sequence : sequences)
     batch.length = std::max(batch.length, tokens_of(task, sequence));
+  batch.length = (batch.length + multiple - 1) / multiple * multiple;
   const auto all = static_cast<std::size_t>(batch.rows * batch.length);
   const auto width = static_cast<std::size_t>(task.input_width);
   if (task.is_real()) {
@@ -104,14 +105,21 @@ Batch make_batch(const Task& task, const std::vector<Sequence>& sequences) {
 }
 
 BatchStream::BatchStream(const Task& task, std::uint64_t seed, std::int64_t rows, std::int64_t low,
-                         std::int64_t high)
-    : task_(task), seed_(seed), rows_(rows), low_(low), high_(high) {}
+                         std::int64_t high, std::int64_t multiple)
+    : task_(task), seed_(seed), rows_(rows), low_(low), high_(high), multiple_(multiple) {}
 
 Batch BatchStream::next() {
   if (ready_.empty()) refill();
-  Batch batch = make_batch(task_, ready_.back());
+  Batch batch = make_batch(task_, ready_.back(), multiple_);
   ready_.pop_back();
   return batch;
+}
+
+void BatchStream::skip(std::int64_t batches) {
+  auto left = static_cast<std::size_t>(batches);
+  for (; left > 0 && !ready_.empty(); --left) ready_.pop_back();
+  drawn_ += left / kPool * kPool * static_cast<std::uint64_t>(rows_);
+  for (left %= kPool; left > 0; --left) next();
 }
 
 void BatchStream::refill() {

@@ -69,15 +69,19 @@ struct Batch {
   std::vector<std::int32_t> labels = {};  ///< [N, T], kNotScored in pads
   std::vector<float> targets = {};        ///< [N, T], NaN in pads
 };
-Batch make_batch(const Task& task, const std::vector<Sequence>& sequences);
+/// `multiple`: what its length is rounded up to.
+Batch make_batch(const Task& task, const std::vector<Sequence>& sequences,
+                 std::int64_t multiple = 1);
 
 /// Batches of `rows` training sequences without end. They are drawn kPool batches at a time and
 /// sorted, so that a batch's lengths are near each other and few pads are computed.
 class BatchStream {
  public:
   BatchStream(const Task& task, std::uint64_t seed, std::int64_t rows, std::int64_t low,
-              std::int64_t high);
+              std::int64_t high, std::int64_t multiple = 1);
   Batch next();
+  /// As if next() had been called `batches` times, of which most are not drawn.
+  void skip(std::int64_t batches);
 
  private:
   static constexpr std::size_t kPool = 8;
@@ -85,7 +89,7 @@ class BatchStream {
 
   const Task& task_;
   std::uint64_t seed_, drawn_ = 0;
-  std::int64_t rows_, low_, high_;
+  std::int64_t rows_, low_, high_, multiple_;
   std::vector<std::vector<Sequence>> ready_;
 };
 

@@ -40,6 +40,8 @@ class Optimizer {
   /// Throws Error(kInput) that names the file, the tensor, what was found and wanted.
   void load(const std::filesystem::path& path);
 
+  /// For moments from elsewhere, written into the tensors that follow: the steps that they stand for.
+  void set_num_steps(std::int64_t num_steps) { num_steps_ = num_steps; }
   /// First and second moment of a parameter. Throws Error(kUsage) for an unknown name.
   const torch::Tensor& exp_avg(const std::string& name) const;
   const torch::Tensor& exp_avg_sq(const std::string& name) const;

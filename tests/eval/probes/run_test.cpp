@@ -6,10 +6,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "eval/probes/cell.h"
+#include "eval/probes/unfinished_run.h"
 #include "lram/core/error.h"
+#include "lram/core/safetensors.h"
 #include "lram/model/backbones.h"
+#include "tests/support/temp_folder.h"
 
 namespace lram::eval::probes {
 namespace {
@@ -112,6 +117,55 @@ TEST(RunProbe, EndsAtTheBarAndWhenAsked) {
   });
   EXPECT_FALSE(stopped);
   EXPECT_EQ(seen, 2);
+}
+
+/// What a run that has ended leaves: weights and moments as bytes, and its result but for the time.
+std::map<std::string, std::string> left_by(const std::filesystem::path& path) {
+  const SafetensorsFile file(path);
+  std::map<std::string, std::string> out;
+  for (const TensorEntry& entry : file.tensors())
+    out[entry.name].assign(reinterpret_cast<const char*>(entry.data.data()), entry.data.size());
+  auto run = nlohmann::json::parse(file.metadata().at("run"));
+  run["result"].erase("seconds");
+  out["run"] = run.dump();
+  return out;
+}
+
+TEST(RunProbe, AStoppedRunGoesOnAsIfItHadNot) {
+  const test::TempFolder folder;
+  for (const std::string& cell : cell_names()) {
+    RunSettings settings = tiny("modular_arithmetic", cell);
+    settings.steps = 20;  // more than two pools of batches
+    settings.validate_every = 7;
+    const auto whole_file = unfinished_path(folder.path() / "whole", settings),
+               parts_file = unfinished_path(folder.path() / "parts", settings);
+    const auto whole = run_probe(settings, torch::kCPU, {}, true, whole_file);
+    std::int64_t calls = 0;
+    std::optional<RunResult> parts;
+    for (; !parts && calls < 10; ++calls)
+      parts = run_probe(
+          settings, torch::kCPU,
+          [&](std::int64_t steps) { return calls < 3 && steps == 5 + 6 * calls; }, true,
+          parts_file);
+    ASSERT_TRUE(whole && parts) << cell;
+    EXPECT_EQ(calls, 4) << cell;
+    EXPECT_EQ(parts->test, whole->test) << cell;
+    EXPECT_EQ(parts->validation, whole->validation) << cell;
+    EXPECT_EQ(left_by(parts_file), left_by(whole_file)) << cell;
+    // Of other settings it is no beginning.
+    RunSettings other = settings;
+    other.rate = 0.5;
+    std::filesystem::rename(parts_file, unfinished_path(folder.path() / "parts", other));
+    EXPECT_NE(unfinished_path({}, other), unfinished_path({}, settings));
+    run_probe(
+        other, torch::kCPU, [](std::int64_t steps) { return steps == 1; }, true,
+        unfinished_path(folder.path() / "parts", other));
+    EXPECT_NE(left_by(unfinished_path(folder.path() / "parts", other)), left_by(whole_file));
+  }
+  RunSettings settings = tiny("parity", "gru");
+  write_safetensors(folder.path() / "none.safetensors", {});
+  EXPECT_THROW(run_probe(settings, torch::kCPU, {}, true, folder.path() / "none.safetensors"),
+               Error);
 }
 
 TEST(RunProbe, AGradientThatIsNotFiniteEndsTheRun) {

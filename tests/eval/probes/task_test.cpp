@@ -336,6 +336,36 @@ TEST(BatchStream, HoldsEverySequenceOnceWithFewPads) {
   EXPECT_LT(static_cast<double>(places), 1.25 * static_cast<double>(tokens));
 }
 
+TEST(BatchStream, SkipsToWhereItWouldBe) {
+  const Task task = make_task("parity");
+  for (const std::int64_t begin : {0, 3, 8})
+    for (const std::int64_t count : {0, 1, 5, 8, 13, 40}) {
+      BatchStream stream(task, kSeed, 4, 3, 40), jumped(task, kSeed, 4, 3, 40);
+      for (std::int64_t i = 0; i < begin; ++i) jumped.next();
+      for (std::int64_t i = 0; i < begin + count; ++i) stream.next();
+      jumped.skip(count);
+      for (int i = 0; i < 10; ++i)
+        EXPECT_EQ(jumped.next().tokens, stream.next().tokens) << begin << ' ' << count;
+    }
+}
+
+TEST(BatchStream, RoundsLengthsUpWithPads) {
+  const Task task = make_task("parity");
+  BatchStream stream(task, kSeed, 4, 3, 40), rounded(task, kSeed, 4, 3, 40, /*multiple=*/4);
+  for (int i = 0; i < 24; ++i) {
+    const Batch plain = stream.next(), batch = rounded.next();
+    EXPECT_EQ(batch.length, (plain.length + 3) / 4 * 4);
+    EXPECT_EQ(batch.ends, plain.ends);
+    for (std::int64_t row = 0; row < batch.rows; ++row)
+      for (std::int64_t t = 0; t < batch.length; ++t) {
+        const auto at = static_cast<std::size_t>(row * batch.length + t);
+        const auto from = static_cast<std::size_t>(row * plain.length + t);
+        EXPECT_EQ(batch.tokens[at], t < plain.length ? plain.tokens[from] : kPad);
+        EXPECT_EQ(batch.labels[at], t < plain.length ? plain.labels[from] : kNotScored);
+      }
+  }
+}
+
 TEST(Tasks, RefuseWhatDoesNotFit) {
   const auto expect_refusal = [](const auto& call, const std::string& part) {
     try {
