@@ -217,7 +217,7 @@ int bench_kernels(const app::Args& args) {
       "resets", po::value(&one.resets)->default_value(one.resets), "resets at random places")(
       "states", po::bool_switch(&one.states), "with a state in and out and its gradients")(
       "norm", po::bool_switch(&one.norm), "with a norm behind: dh . h is given")(
-      "form", po::value(&form)->default_value(form), "auto, short or long")(
+      "form", po::value(&form)->default_value(form), "auto, short, tiled or long")(
       "path", po::value(&path)->default_value(path), "auto, sm90 or portable")(
       "seed", po::value(&one.seed)->default_value(one.seed), "of the random inputs")(
       "repeats", po::value(&repeats)->default_value(repeats), "timed replays")(
@@ -237,6 +237,7 @@ int bench_kernels(const app::Args& args) {
   one.form = choose<kernels::MlstmForm>("--form", form,
                                         {{"auto", kernels::MlstmForm::kAuto},
                                          {"short", kernels::MlstmForm::kShort},
+                                         {"tiled", kernels::MlstmForm::kTiled},
                                          {"long", kernels::MlstmForm::kLong}});
   one.path = choose<kernels::KernelPath>("--path", path,
                                          {{"auto", kernels::KernelPath::kAuto},

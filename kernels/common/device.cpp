@@ -42,6 +42,7 @@ const DeviceInfo& current_device() {
     info.index = index;
     info.multiprocessors = read(cudaDevAttrMultiProcessorCount);
     info.max_shared_bytes = read(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    info.l2_bytes = read(cudaDevAttrL2CacheSize);
     info.compute_capability =
         10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor);
   }

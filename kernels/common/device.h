@@ -9,6 +9,7 @@ struct DeviceInfo {
   int compute_capability = 0;  ///< 90 for 9.0
   int multiprocessors = 0;
   int max_shared_bytes = 0;  ///< per block, after opting in
+  int l2_bytes = 0;
 };
 /// Throws Error(kResource) where there is no CUDA device.
 const DeviceInfo& current_device();

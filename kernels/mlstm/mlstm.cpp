@@ -18,6 +18,7 @@ bool short_is_quicker(const MlstmProblem& p, const MlstmImplementation* short_fo
 const MlstmImplementation* find(MlstmForm form, KernelPath path) {
   const bool sm90 = path == KernelPath::kSm90;
   if (form == MlstmForm::kShort) return sm90 ? &kMlstmShortSm90 : nullptr;
+  if (form == MlstmForm::kTiled) return sm90 ? &kMlstmTiledSm90 : nullptr;
   return sm90 ? &kMlstmLongSm90 : &kMlstmLongPortable;
 }
 
@@ -114,7 +115,7 @@ const MlstmImplementation& mlstm_implementation(const MlstmProblem& p) {
     const bool take_short = short_is_quicker(p, short_form) || long_form == nullptr;
     chosen = take_short ? short_form : long_form;
   } else {
-    chosen = p.form == MlstmForm::kShort ? short_form : long_form;
+    chosen = find(p.form, path);
   }
   if (chosen != nullptr && chosen->refuses(p) != nullptr && p.path == KernelPath::kAuto &&
       path == KernelPath::kSm90) {
@@ -133,6 +134,7 @@ const MlstmImplementation& mlstm_implementation(const MlstmProblem& p) {
 bool mlstm_is_tuned(const MlstmProblem& p) {
   const MlstmImplementation* chosen = &mlstm_implementation(p);
   return chosen == find(MlstmForm::kShort, KernelPath::kSm90) ||
+         chosen == find(MlstmForm::kTiled, KernelPath::kSm90) ||
          chosen == find(MlstmForm::kLong, KernelPath::kSm90);
 }
 

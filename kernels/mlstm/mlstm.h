@@ -34,9 +34,9 @@ struct MlstmStateView {
   float* m = nullptr;
 };
 
-/// Two ways to one function: a quadratic kernel per head, or chunks that hand a state on. kAuto
-/// takes the quicker by the table in the folder's README.
-enum class MlstmForm : std::uint8_t { kAuto, kShort, kLong };
+/// Three ways to one function: a quadratic kernel per head, the same in tiles through memory, or
+/// chunks that hand a state on. kAuto takes the quicker by the table in the folder's README.
+enum class MlstmForm : std::uint8_t { kAuto, kShort, kTiled, kLong };
 /// What both directions share.
 struct MlstmProblem {
   int batch = 0, tokens = 0, heads = 0, key_dim = 0, value_dim = 0;

@@ -1,5 +1,7 @@
 // Times the mLSTM's forward and forward+backward from CUDA graphs, L2 flushed before each replay.
-//   mlstm_bench [B,T,H,K,V[,sig|exp[,short|long[,sm90|portable]]]]...
+//   mlstm_bench
+//   [B,T,H,K,V[,sig|exp[,short|tiled|long[,sm90|portable[,normed[,workspace=MIB]]]]]]...
+// normed: dh . h is given, as a norm behind does. workspace: at least so much of it.
 // Prints medians and p99 in microseconds, and the part of the copy rate that the fewest bytes make.
 // Correctness on these paths is mlstm_test's.
 #include <cuda_runtime_api.h>
@@ -100,13 +102,19 @@ void bench(const std::string& text, double rate, cudaStream_t stream) {
   if (words.size() < 5) {
     throw_error(ErrorKind::kUsage, "shape '{}', wanted B,T,H,K,V and more", text);
   }
+  bool normed = false;
+  std::size_t least_workspace = 0;
   MlstmProblem p;
   int* const sizes[5] = {&p.batch, &p.tokens, &p.heads, &p.key_dim, &p.value_dim};
   for (std::size_t j = 0; j < 5; ++j) *sizes[j] = std::stoi(words[j]);
   for (std::size_t j = 5; j < words.size(); ++j) {
     if (words[j] == "sig") p.sigmoid_gate = true, p.normalize = false;
     if (words[j] == "short") p.form = MlstmForm::kShort;
+    if (words[j] == "tiled") p.form = MlstmForm::kTiled;
     if (words[j] == "long") p.form = MlstmForm::kLong;
+    if (words[j] == "normed") normed = true;
+    if (words[j].rfind("workspace=", 0) == 0)
+      least_workspace = std::stoul(words[j].substr(10)) << 20;
     if (words[j] == "sm90") p.path = KernelPath::kSm90;
     if (words[j] == "portable") p.path = KernelPath::kPortable;
   }
@@ -121,7 +129,7 @@ void bench(const std::string& text, double rate, cudaStream_t stream) {
   const Memory q(rows * keys * 2), k(rows * keys * 2), v(rows * values * 2), h(rows * values * 2);
   const Memory dh(rows * values * 2), dq(rows * keys * 2), dk(rows * keys * 2),
       dv(rows * values * 2);
-  const Memory i(rows * 4), f(rows * 4), di(rows * 4), df(rows * 4);
+  const Memory i(rows * 4), f(rows * 4), di(rows * 4), df(rows * 4), dh_dot_h(rows * 4);
   unsigned seed = 1;
   for (const auto& [memory, dim] : {std::pair(&q, keys), {&k, keys}, {&v, values}, {&dh, values}}) {
     const auto host = random_bf16(rows * dim, seed++);
@@ -140,8 +148,8 @@ void bench(const std::string& text, double rate, cudaStream_t stream) {
   p.i = gates(i), p.f = gates(f);
 
   const Memory saved(mlstm_saved_bytes(p));
-  const std::size_t workspace_bytes =
-      std::max(mlstm_forward_workspace_bytes(p), mlstm_backward_workspace_bytes(p));
+  const std::size_t workspace_bytes = std::max(
+      {mlstm_forward_workspace_bytes(p), mlstm_backward_workspace_bytes(p), least_workspace});
   const Memory workspace(workspace_bytes);
   MlstmForward forward{
       p, tensor(h, values), {}, saved.as<void>(), workspace.as<void>(), workspace_bytes, stream};
@@ -151,6 +159,10 @@ void bench(const std::string& text, double rate, cudaStream_t stream) {
   backward.dh = tensor(dh, values);
   backward.dq = tensor(dq, keys), backward.dk = tensor(dk, keys), backward.dv = tensor(dv, values);
   backward.di = gates(di), backward.df = gates(df);
+  if (normed) {
+    LRAM_CUDA_CHECK(cudaMemset(dh_dot_h.as<void>(), 0, rows * 4));
+    backward.dh_dot_h = gates(dh_dot_h);
+  }
   backward.workspace = workspace.as<void>(), backward.workspace_bytes = workspace_bytes;
   backward.stream = stream;
   const Times one = time_graph(stream, [&] { mlstm_forward(forward); });

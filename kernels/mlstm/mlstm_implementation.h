@@ -18,6 +18,7 @@ struct MlstmImplementation {
 
 extern const MlstmImplementation kMlstmShortSm90;
 extern const MlstmImplementation kMlstmShortPortable;
+extern const MlstmImplementation kMlstmTiledSm90;
 extern const MlstmImplementation kMlstmLongSm90;
 extern const MlstmImplementation kMlstmLongPortable;
 

@@ -108,6 +108,14 @@ class Call {
   MlstmForward forward;
   MlstmBackward backward;
 
+  /// Of the sizes that the problem, changed since, now wants.
+  void give_workspace() {
+    forward.workspace_bytes = mlstm_forward_workspace_bytes(forward.problem);
+    backward.workspace_bytes = mlstm_backward_workspace_bytes(backward.problem);
+    forward.workspace = bytes(forward.workspace_bytes);
+    backward.workspace = bytes(backward.workspace_bytes);
+  }
+
  private:
   void* bytes(std::size_t count) {
     void* data = nullptr;
@@ -229,6 +237,27 @@ TEST(MlstmRefuses, FormsThatAreNotThere) {
   expect_refusal("the short form on sm90 wants at most", [&] { mlstm_saved_bytes(p); });
   p.tokens = 5, p.dtype = DType::kFloat32;
   expect_refusal("the short form on sm90 wants bfloat16", [&] { mlstm_saved_bytes(p); });
+  p.form = MlstmForm::kTiled;
+  expect_refusal("the tiled form on sm90 wants bfloat16", [&] { mlstm_saved_bytes(p); });
+  p.dtype = DType::kBFloat16, p.tokens = 4097;
+  expect_refusal("the tiled form on sm90 wants at most 4096 tokens", [&] { mlstm_saved_bytes(p); });
+  float state = 0;
+  p.tokens = 5, p.initial.c = &state;
+  expect_refusal("the tiled form on sm90 wants no initial state", [&] { mlstm_saved_bytes(p); });
+}
+
+TEST(MlstmRefuses, FinalStatesInTheTiledForm) {
+  if (!has_device() || current_device().compute_capability != 90) GTEST_SKIP() << "no Hopper GPU";
+  Call call;
+  for (MlstmProblem* p : {&call.forward.problem, &call.backward.problem}) {
+    p->form = MlstmForm::kTiled, p->initial = {};
+  }
+  call.give_workspace();
+  expect_refusal("final is given, the tiled form has none: wanted the long form",
+                 [&] { mlstm_forward(call.forward); });
+  call.backward.dinitial = {};
+  expect_refusal("dfinal is given, the tiled form has none: wanted the long form",
+                 [&] { mlstm_backward(call.backward); });
 }
 
 }  // namespace

@@ -97,6 +97,13 @@ const std::vector<Shape>& shapes() {
       {.batch = 1, .tokens = 150, .heads = 1, .key_dim = 64, .value_dim = 64, .resets = true, .initial = true, .final = true},
       {.batch = 1, .tokens = 150, .heads = 1, .key_dim = 64, .value_dim = 64, .sigmoid = true, .normalize = false, .i_bias = 2, .f_bias = -2, .initial = true, .final = true},
       {.batch = 1, .tokens = 170, .heads = 1, .key_dim = 64, .value_dim = 64, .i_bias = -10, .f_bias = 6, .norm_behind = true, .cap = 15},
+      // More than one tile of 128 and pair of tiles of the tiled form.
+      {1, 257, 1, 64, 64}, {1, 257, 1, 128, 256}, {1, 300, 2, 128, 128}, {1, 300, 1, 384, 384}, {1, 300, 1, 640, 640},
+      {1, 300, 1, 256, 256, true, false}, {1, 520, 1, 64, 64}, {1, 520, 1, 512, 512}, {1, 1000, 2, 320, 320},
+      {1, 300, 1, 64, 64, false, true, -10, 8}, {1, 300, 1, 64, 64, false, true, 8, 8}, {1, 300, 1, 64, 64, true, true, 0, -10},
+      {.batch = 1, .tokens = 520, .heads = 1, .key_dim = 64, .value_dim = 64, .resets = true, .norm_behind = true},
+      {.batch = 3, .tokens = 400, .heads = 1, .key_dim = 64, .value_dim = 64, .resets = true, .masks = true, .cap = 15},
+      {.batch = 2, .tokens = 1000, .heads = 2, .key_dim = 512, .value_dim = 512, .masks = true, .norm_behind = true},
       // Long.
       {1, 320, 2, 64, 64}, {1, 1000, 2, 64, 64}, {1, 1000, 1, 128, 256, true, false},
       {.batch = 1, .tokens = 1000, .heads = 1, .key_dim = 256, .value_dim = 256, .resets = true, .masks = true, .initial = true, .final = true},
@@ -449,7 +456,9 @@ std::vector<Result> run_case(const Shape& s, const Case& c, bool bf16, MlstmForm
   return results;
 }
 
-const char* form_name(MlstmForm form) { return form == MlstmForm::kShort ? "short" : "long"; }
+const char* form_name(MlstmForm form) {
+  return form == MlstmForm::kShort ? "short" : form == MlstmForm::kTiled ? "tiled" : "long";
+}
 const char* path_name(KernelPath path) { return path == KernelPath::kSm90 ? "sm90" : "portable"; }
 
 bool is_named(const Shape& s, const std::string& wanted) {
@@ -469,13 +478,14 @@ void walk(bool bf16, MlstmForm form, KernelPath path) {
   // References on all cores; LRAM_MLSTM_CASES limits to names that contain one of its parts, which
   // semicolons separate.
   const char* wanted = std::getenv("LRAM_MLSTM_CASES");
-  const double most_work = form == MlstmForm::kShort ? kMostWork : kMostLongWork;
+  const double most_work = form == MlstmForm::kLong ? kMostLongWork : kMostWork;
   int run = 0;
   std::vector<std::pair<const Shape*, std::future<Case>>> cases;
   unsigned seed = 1;
   for (const Shape& s : shapes()) {
     ++seed;
     if (wanted != nullptr ? !is_named(s, wanted) : s.work() > most_work) continue;
+    if (form == MlstmForm::kTiled && (s.initial || s.final)) continue;  // it has no states
     MlstmProblem p;
     p.batch = s.batch, p.tokens = s.tokens, p.heads = s.heads, p.key_dim = s.key_dim,
     p.value_dim = s.value_dim;
@@ -512,6 +522,7 @@ void walk(bool bf16, MlstmForm form, KernelPath path) {
 }
 
 TEST(Mlstm, ShortSm90EqualsReference) { walk(true, MlstmForm::kShort, KernelPath::kSm90); }
+TEST(Mlstm, TiledSm90EqualsReference) { walk(true, MlstmForm::kTiled, KernelPath::kSm90); }
 TEST(Mlstm, LongSm90EqualsReference) { walk(true, MlstmForm::kLong, KernelPath::kSm90); }
 TEST(Mlstm, ShortPortableEqualsReference) { walk(true, MlstmForm::kShort, KernelPath::kPortable); }
 TEST(Mlstm, LongPortableEqualsReference) { walk(true, MlstmForm::kLong, KernelPath::kPortable); }
