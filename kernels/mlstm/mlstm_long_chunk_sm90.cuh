@@ -23,7 +23,8 @@ struct ChunkTiles {
   int x_stage;
 };
 
-/// What lies behind the sequence may be NaN, and 0 NaN is NaN.
+/// What lies behind the sequence may be NaN, and 0 NaN is NaN. Every other row of y by each
+/// warpgroup, z by the one that has its columns; both meet, once a head.
 template <int kRows, int kColumns, Sweep kSweep>
 __device__ __forceinline__ void zero_tail(const ChunkTiles& tiles, int count) {
   using H = Half<kRows, kColumns, kSweep>;
@@ -31,7 +32,7 @@ __device__ __forceinline__ void zero_tail(const ChunkTiles& tiles, int count) {
   const uint4 zero = {0, 0, 0, 0};
   for (int e = here.group_tid(); e < (kChunk - count) * 8; e += 128) {
     const int r = count + e / 8, piece = e % 8;
-    for (int block = 0; block < H::kBlocks; ++block) {
+    for (int block = 0; block < H::kBlocks && r % 2 == here.group; ++block) {
       *reinterpret_cast<uint4*>(tiles.y + block * 8192 + r * 128 + piece * 16) = zero;
     }
     for (int c = 8 * piece; c < H::kHalf; c += 64) {
@@ -39,7 +40,7 @@ __device__ __forceinline__ void zero_tail(const ChunkTiles& tiles, int count) {
     }
   }
   fence_proxy_async();
-  group_sync(here);
+  named_barrier_sync(3, 256);
 }
 
 /// q . n in float32 over 64 columns; a quad's lanes take every fourth 16 bytes of the two rows.

@@ -191,7 +191,9 @@ struct ZeroArgs {
 /// token.
 template <typename T>
 __global__ void zero_outside(ZeroArgs a) {
-  const int b = static_cast<int>(blockIdx.y), token = static_cast<int>(blockIdx.x);
+  const auto tokens = static_cast<unsigned>(a.tokens);
+  const int b = static_cast<int>(blockIdx.x / tokens),
+            token = static_cast<int>(blockIdx.x % tokens);
   const Span span = span_of(a.begin, a.end, b, a.tokens);
   if (token >= span.begin && token < span.end) return;
   for (int tensor = 0; tensor < 3; ++tensor) {
@@ -214,9 +216,8 @@ __global__ void zero_outside(ZeroArgs a) {
 template <typename T>
 void launch_zero_outside(const ZeroArgs& a, int batch, cudaStream_t stream) {
   if (a.begin == nullptr && a.end == nullptr) return;
-  launch_kernel(zero_outside<T>,
-                dim3(static_cast<unsigned>(a.tokens), static_cast<unsigned>(batch)), 128, 0, stream,
-                a);
+  launch_kernel(zero_outside<T>, static_cast<unsigned>(a.tokens) * static_cast<unsigned>(batch),
+                128, 0, stream, a);
   LRAM_CUDA_CHECK_LAUNCH("zero_outside");
 }
 
