@@ -82,6 +82,7 @@ class MlstmCase : public OpCase {
     p.i = gate_view(i_), p.f = gate_view(f_);
     if (reset_.defined()) p.reset = reset_.const_data_ptr<std::uint8_t>();
     p.initial = view(initial_, /*gradient=*/false);
+    p.final_state = options.states;
     saved_ = model::device_bytes(mlstm_saved_bytes(p), q_);
     forward_.h = head_view(h_out_);
     forward_.final = view(final_, /*gradient=*/false);

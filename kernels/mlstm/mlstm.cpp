@@ -1,5 +1,6 @@
 #include "kernels/mlstm/mlstm.h"
 
+#include <algorithm>
 #include <string>
 
 #include "kernels/common/cuda_check.h"
@@ -9,10 +10,12 @@
 namespace lram::kernels {
 namespace {
 
-// The quadratic form's cost grows with T, the chunked one's with K V / (K + V). Up to where it was
-// measured the short form is quicker.
-bool short_is_quicker(const MlstmProblem& p, const MlstmImplementation* short_form) {
-  return short_form != nullptr && short_form->refuses(p) == nullptr && p.tokens <= 256;
+// Up to which T the quadratic forms are quicker than chunks, which pay for K V numbers of a state:
+// measured, the table in README.md.
+constexpr int kLongestShort = 256;
+int longest_tiled(const MlstmProblem& p) {
+  const int dim = std::min(p.key_dim, p.value_dim);
+  return dim >= 512 ? 2048 : dim >= 320 ? 1600 : dim >= 256 ? 448 : 0;
 }
 
 const MlstmImplementation* find(MlstmForm form, KernelPath path) {
@@ -108,14 +111,16 @@ void check_workspace(const void* data, std::size_t got, std::size_t wanted) {
 const MlstmImplementation& mlstm_implementation(const MlstmProblem& p) {
   check_problem(p);
   const KernelPath path = resolve_path(p.path);
-  const MlstmImplementation* short_form = find(MlstmForm::kShort, path);
-  const MlstmImplementation* long_form = find(MlstmForm::kLong, path);
-  const MlstmImplementation* chosen = nullptr;
+  const MlstmImplementation* chosen = find(p.form, path);
   if (p.form == MlstmForm::kAuto) {
-    const bool take_short = short_is_quicker(p, short_form) || long_form == nullptr;
-    chosen = take_short ? short_form : long_form;
-  } else {
-    chosen = find(p.form, path);
+    const auto takes = [&](MlstmForm form, int longest) {
+      const MlstmImplementation* one = find(form, path);
+      return p.tokens <= longest && one != nullptr && one->refuses(p) == nullptr;
+    };
+    chosen = find(MlstmForm::kLong, path);
+    if (!p.final_state && takes(MlstmForm::kTiled, longest_tiled(p)))
+      chosen = find(MlstmForm::kTiled, path);
+    if (takes(MlstmForm::kShort, kLongestShort)) chosen = find(MlstmForm::kShort, path);
   }
   if (chosen != nullptr && chosen->refuses(p) != nullptr && p.path == KernelPath::kAuto &&
       path == KernelPath::kSm90) {
@@ -153,6 +158,8 @@ void mlstm_forward(const MlstmForward& args) {
   const MlstmImplementation& implementation = mlstm_implementation(p);
   check_inputs(p);
   check_head_tensor(args.h, p, "h");
+  LRAM_CHECK(args.final.c == nullptr || p.final_state,
+             "final is given, wanted null: final_state is false");
   check_state(args.final, p, /*gradient=*/false, "final");
   if (args.saved != nullptr) check_device_pointer(args.saved, "saved");
   check_workspace(args.workspace, args.workspace_bytes, implementation.forward_workspace_bytes(p));
@@ -172,6 +179,8 @@ void mlstm_backward(const MlstmBackward& args) {
   check_device_pointer(args.df.data, "df");
   check_device_pointer(args.saved, "saved");
   if (args.dh_dot_h.data != nullptr) check_device_pointer(args.dh_dot_h.data, "dh_dot_h");
+  LRAM_CHECK(args.dfinal.c == nullptr || p.final_state,
+             "dfinal is given, wanted null: final_state is false");
   check_state(args.dfinal, p, /*gradient=*/true, "dfinal");
   check_state(args.dinitial, p, /*gradient=*/true, "dinitial");
   LRAM_CHECK(args.dinitial.c == nullptr || p.initial.c != nullptr,

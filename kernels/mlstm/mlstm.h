@@ -55,6 +55,8 @@ struct MlstmProblem {
   const std::int32_t* begin = nullptr;  ///< [B], null = 0
   const std::int32_t* end = nullptr;    ///< [B], null = T
   MlstmStateView initial;
+  bool final_state =
+      true;  ///< the calls may give `final` and `dfinal`; false leaves kAuto more choice
 };
 
 struct MlstmForward {

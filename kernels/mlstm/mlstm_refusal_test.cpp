@@ -11,6 +11,7 @@
 #include "kernels/common/cuda_check.h"
 #include "kernels/common/device.h"
 #include "kernels/mlstm/mlstm.h"
+#include "kernels/mlstm/mlstm_implementation.h"
 #include "lram/core/error.h"
 
 namespace lram::kernels {
@@ -244,6 +245,37 @@ TEST(MlstmRefuses, FormsThatAreNotThere) {
   float state = 0;
   p.tokens = 5, p.initial.c = &state;
   expect_refusal("the tiled form on sm90 wants no initial state", [&] { mlstm_saved_bytes(p); });
+}
+
+TEST(MlstmRefuses, FinalStatesWhereNoneWasAnnounced) {
+  if (!has_device() || current_device().compute_capability < 80) GTEST_SKIP() << "no GPU";
+  Call call;
+  for (MlstmProblem* p : {&call.forward.problem, &call.backward.problem}) p->final_state = false;
+  expect_refusal("final is given, wanted null: final_state is false",
+                 [&] { mlstm_forward(call.forward); });
+  expect_refusal("dfinal is given, wanted null: final_state is false",
+                 [&] { mlstm_backward(call.backward); });
+}
+
+TEST(MlstmChooses, TheQuickestFormThatTakesTheProblem) {
+  if (!has_device() || current_device().compute_capability != 90) GTEST_SKIP() << "no Hopper GPU";
+  struct Choice {
+    int tokens, dim;
+    bool final_state;
+    const char* form;
+  };
+  for (const Choice& c : {Choice{256, 128, true, "the short form on sm90"},
+                          {257, 128, false, "the sm90 long form"},
+                          {400, 256, false, "the tiled form on sm90"},
+                          {400, 256, true, "the sm90 long form"},
+                          {600, 256, false, "the sm90 long form"},
+                          {1024, 640, false, "the tiled form on sm90"},
+                          {8192, 640, false, "the sm90 long form"}}) {
+    MlstmProblem p;
+    p.batch = p.heads = 1, p.tokens = c.tokens, p.key_dim = p.value_dim = c.dim;
+    p.final_state = c.final_state;
+    EXPECT_STREQ(mlstm_implementation(p).name, c.form) << c.tokens << " tokens, " << c.dim;
+  }
 }
 
 TEST(MlstmRefuses, FinalStatesInTheTiledForm) {
