@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,7 +30,9 @@ struct CaseOptions {
 struct Check {
   std::string name;      ///< of a result or gradient
   double error = 0.0;    ///< against float64
-  double allowed = 0.0;  ///< the bar of the kernel's tests
+  double allowed = 0.0;  ///< the bar of the kernel's tests, or what `plain` makes of it
+  /// Error of a plain run with the same roundings; NaN: none was made.
+  double plain = std::numeric_limits<double>::quiet_NaN();
 };
 
 /// An operation with its inputs, outputs and workspace on the GPU.
