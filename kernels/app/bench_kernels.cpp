@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "kernels/app/crossing.h"
 #include "kernels/app/graph_timer.h"
 #include "kernels/app/op_case.h"
 #include "lram/app/verb.h"
@@ -203,7 +204,7 @@ int bench_kernels(const app::Args& args) {
   std::string kernel = "mlstm", shape, gate = "exp", dtype = "bf16", form = "auto", path = "auto";
   CaseOptions one;
   int repeats = 40;
-  bool check = false, no_time = false, as_json = false;
+  bool check = false, no_time = false, as_json = false, crossing = false;
   CommandLine line(
       "lram bench kernels [--kernel K --shape B,T,H,K,V [--gate G]]",
       "Times our CUDA kernels, replayed from CUDA graphs with the L2 cache overwritten before each "
@@ -231,6 +232,8 @@ int bench_kernels(const app::Args& args) {
       "seed", po::value(&one.seed)->default_value(one.seed), "of the random inputs")(
       "repeats", po::value(&repeats)->default_value(repeats), "timed replays")(
       "check", po::bool_switch(&check), "compare with float64 first")(
+      "crossing", po::bool_switch(&crossing),
+      "instead: every form of the mLSTM over lengths and head dims, and which wins up to where")(
       "no-time", po::bool_switch(&no_time), "check only")("json", po::bool_switch(&as_json),
                                                           "print JSON");
   if (!line.parse(args)) return 0;
@@ -268,8 +271,23 @@ int bench_kernels(const app::Args& args) {
     one.shape = parse_shape(shape);
     rows.push_back({kernel == "mlstm" ? "mlstm" : "head_norm_gate", one});
   }
+  if (crossing && (!shape.empty() || check || no_time || form != "auto" || kernel != "mlstm"))
+    throw_error(
+        ErrorKind::kUsage,
+        "--crossing has its own shapes and forms, wanted no --shape, --form, --kernel, --check");
   if (!torch::cuda::is_available())
     throw_error(ErrorKind::kResource, "lram bench kernels: no NVIDIA GPU that LibTorch can use");
+  if (crossing) {
+    kernels::GraphTimer few(line.given("repeats") ? repeats : 15);
+    const nlohmann::json times = kernels::time_crossing(few, one);
+    if (as_json) {
+      fmt::print("{}\n", times.dump(1));
+    } else {
+      fmt::print("{}\n{}", at::cuda::getCurrentDeviceProperties()->name,
+                 kernels::crossing_text(times));
+    }
+    return 0;
+  }
 
   const std::string gpu = at::cuda::getCurrentDeviceProperties()->name;
   nlohmann::json result = {{"gpu", gpu}, {"build", one_line(build_info())}};
