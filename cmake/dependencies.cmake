@@ -36,8 +36,6 @@ if(LRAM_TORCH)
   add_library(lram::libtorch INTERFACE IMPORTED GLOBAL)
   target_include_directories(lram::libtorch SYSTEM INTERFACE
     ${LRAM_TORCH_DIR}/include ${LRAM_TORCH_DIR}/include/torch/csrc/api/include)
-  # The wheel's headers of a newer fmt come before the system's, but it exports no library of it.
-  target_compile_definitions(lram::libtorch INTERFACE FMT_HEADER_ONLY)
   target_link_libraries(lram::libtorch INTERFACE
     ${LRAM_TORCH_DIR}/lib/libtorch_cpu.so ${LRAM_TORCH_DIR}/lib/libc10.so)
   # LibTorch brings the shared C++ library. A toolchain that has only the static one would put a
