@@ -15,7 +15,7 @@ namespace {
 constexpr int kLongestShort = 256;
 int longest_tiled(const MlstmProblem& p) {
   const int dim = std::min(p.key_dim, p.value_dim);
-  return dim >= 512 ? 2048 : dim >= 320 ? 1600 : dim >= 256 ? 448 : 0;
+  return dim >= 512 ? 2048 : dim >= 384 ? 1600 : dim >= 320 ? 1300 : dim >= 256 ? 512 : 0;
 }
 
 const MlstmImplementation* find(MlstmForm form, KernelPath path) {
