@@ -10,7 +10,9 @@ namespace lram::test {
 class TempFolder {
  public:
   TempFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "lram.XXXXXX").string();
+    const std::string filled_by_mkdtemp(6, 'X');
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / ("lram." + filled_by_mkdtemp)).string();
     if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp " + pattern);
     path_ = pattern;
   }
