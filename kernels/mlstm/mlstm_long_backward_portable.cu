@@ -132,6 +132,7 @@ void run(const MlstmBackward& args) {
                          .final_rest = nullptr,
                          .rest_parts = 0,
                          .final_gradient = args.dfinal.c != nullptr,
+                         .initial_state = p.initial.c != nullptr,
                          .di = args.di,
                          .df = args.df},
                         n, args.stream);

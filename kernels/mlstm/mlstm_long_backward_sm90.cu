@@ -275,6 +275,7 @@ void sm90_backward(const MlstmBackward& args) {
                          .final_rest = w.final_rest,
                          .rest_parts = rest_blocks(p.key_dim),
                          .final_gradient = args.dfinal.c != nullptr,
+                         .initial_state = p.initial.c != nullptr,
                          .di = args.di,
                          .df = args.df},
                         n, args.stream);

@@ -1,4 +1,6 @@
 #pragma once
+#include <cfloat>
+
 #include "kernels/mlstm/mlstm_long_gates.cuh"
 
 /// What the backward of the long form does to rows around its sweeps, the same on both paths: dh .
@@ -76,11 +78,33 @@ struct GateGradientArgs {
   const float* final_rest;  ///< [B H, rest_parts] more of <C, dC> behind the last chunk; or null
   int rest_parts;
   bool final_gradient;  ///< dfinal is given, so the last chunk's end has a <C, dC> too
+  bool initial_state;   ///< given, so the first token's forget gate has a gradient
   GateTensor di, df;
 };
-/// di and df, one warp to the chunks between two checkpoints, backwards. In exact arithmetic what
-/// lies behind a document's end adds up to 0; the scan stops there.
+
+constexpr int kWindow = kChunksPerCheckpoint * kChunk;  // tokens between two checkpoints
+constexpr int kRun = kWindow / 32;  // of them, one after the other, a lane's own
+/// A lane's run begins a bank behind its neighbour's.
+__device__ inline int padded(int place) { return place + place / kRun; }
+
+/// The sum that all lanes get.
+__device__ inline float total_of(const float* parts, int count) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float sum = 0;
+  for (int part = lane; part < count; part += 32) sum += parts[part];
+  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+  return sum;
+}
+
+/// di and df, one warp to the tokens between two checkpoints. The gradient of a log forget gate is
+/// the sum of x = q . dq - k . dk over its token and those behind it in the document, and <C, dC>
+/// behind the window where the document goes on. Both ends are known: that sum is <C, dC> before
+/// the window's first token too, and 0 at a document's first. q . dq and k . dk are rounded apart,
+/// so the sum drifts from the one to the other; what it lacks at the far end is spread over the
+/// tokens by their share of the squares, as a random walk between two known ends is corrected.
 __global__ void gate_gradients(GateGradientArgs a) {
+  __shared__ float sums[kWindow + 32], squares[kWindow + 32], before[kChunk];
+  __shared__ bool resets[kWindow + 32];
   const std::int64_t index =
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -90,88 +114,118 @@ __global__ void gate_gradients(GateGradientArgs a) {
   const int b = static_cast<int>(head / a.gates.heads), h = static_cast<int>(head % a.gates.heads);
   const GateArgs& g = a.gates;
   const Span span = span_of(g.begin, g.end, b, g.tokens);
-  const int chunks = span.chunks(), from = checkpoint * kChunksPerCheckpoint;
-  if (from >= chunks) return;
-  const int to = min(chunks, from + kChunksPerCheckpoint);
-  float carry = 0;
-  if (to < chunks || a.final_gradient) {
-    for (int part = lane; part < a.state_parts; part += 32) {
-      carry += a.state_dot[index * a.state_parts + part];
-    }
-    for (int part = lane; to == chunks && a.final_rest != nullptr && part < a.rest_parts;
-         part += 32) {
-      carry += a.final_rest[head * a.rest_parts + part];
-    }
-    for (int d = 16; d > 0; d /= 2) carry += __shfl_xor_sync(kAllLanes, carry, d);
-  }
-  for (int chunk = to - 1; chunk >= from; --chunk) {
-    const int count = min(kChunk, span.tokens() - chunk * kChunk);
-    float x[2] = {0, 0}, k_dk[2] = {0, 0}, k_off[2] = {0, 0}, earlier[2] = {0, 0};
-    const bool apart = a.final_inter != nullptr && chunk == chunks - 1;
-    bool reset[2] = {false, false};
-    for (int e = 0; e < 2; ++e) {
-      const int place = 2 * lane + e;
-      if (place >= count) continue;
-      const std::int64_t position = head * g.chunks * kChunk + chunk * kChunk + place;
-      for (int part = 0; part < a.q_parts; ++part) x[e] += a.q_dot[part * a.part_stride + position];
-      for (int part = 0; part < a.k_parts; ++part)
-        k_dk[e] += a.k_dot[part * a.part_stride + position];
+  const int first = checkpoint * kWindow;
+  if (first >= span.tokens()) return;
+  const bool is_last = first + kWindow >= span.tokens();
+  const int count = is_last ? span.tokens() - first : kWindow;
+  const int last_chunk = (count - 1) / kChunk * kChunk;  // its first place
+  const bool apart = a.final_inter != nullptr && is_last;
+  const auto gate = [&](const GateTensor& x, int place) -> float& {
+    return x.data[b * x.stride_b + (span.begin + first + place) * x.stride_t + h * x.stride_h];
+  };
+
+  for (int place = lane; place < kWindow; place += 32) {
+    float q_dq = 0, k_dk = 0, k_off = 0;
+    bool reset = false;
+    if (place < count) {
+      const std::int64_t position = head * g.chunks * kChunk + first + place;
+      for (int part = 0; part < a.q_parts; ++part) q_dq += a.q_dot[part * a.part_stride + position];
+      for (int part = 0; part < a.k_parts; ++part) k_dk += a.k_dot[part * a.part_stride + position];
       for (int part = 0; part < a.k_parts && a.k_off != nullptr; ++part)
-        k_off[e] += a.k_off[part * a.part_stride + position];
-      x[e] -= a.k_off != nullptr ? k_off[e] : k_dk[e];
-      for (int part = 0; part < a.k_parts && apart; ++part)
-        earlier[e] += a.final_inter[(part * heads + head) * kChunk + place];
-      const std::int64_t token = span.begin + chunk * kChunk + place;
-      reset[e] =
-          g.reset != nullptr && g.reset[static_cast<std::int64_t>(b) * g.tokens + token] != 0;
-    }
-    // Suffix sums that stop before a reset: `cut` says that the lane's tokens hold one.
-    float sum = x[0] + (reset[1] ? 0.0f : x[1]);
-    bool cut = reset[1];
-    bool starts = reset[0];  // a reset at the lane's first token cuts the lanes before off
-    // Fold "starts" into the handed-on value: what reaches lane - 1 is 0 and nothing behind it.
-    float handed = starts ? 0.0f : sum;
-    bool closed = starts || cut;
-    for (int d = 1; d < 32; d *= 2) {
-      const float other = __shfl_down_sync(kAllLanes, handed, d);
-      const bool other_closed = __shfl_down_sync(kAllLanes, static_cast<int>(closed), d) != 0;
-      if (lane + d < 32 && !closed) {
-        handed += other;
-        closed = other_closed;
-      }
-    }
-    if (!closed) handed += carry;
-    float behind = __shfl_down_sync(kAllLanes, handed, 1);
-    if (lane == 31) behind = carry;
-    float total1 = x[1] + behind;
-    float total0 = x[0] + (reset[1] ? 0.0f : total1);
-    if (apart) {
-      // What earlier tokens put into the final state passes this one's forget gate. Nothing of it
-      // comes from before a reset: those tokens' weights are 0.
-      float sum = earlier[0] + earlier[1];
-      for (int d = 1; d < 32; d *= 2) {
-        const float other = __shfl_up_sync(kAllLanes, sum, d);
-        if (lane >= d) sum += other;
-      }
-      float before = __shfl_up_sync(kAllLanes, sum, 1);
-      if (lane == 0) before = 0;
-      total0 += before;
-      total1 += before + earlier[0];
-    }
-    carry = __shfl_sync(kAllLanes, handed, 0);
-    for (int e = 0; e < 2; ++e) {
-      if (2 * lane + e >= count) continue;
-      const std::int64_t token = span.begin + chunk * kChunk + 2 * lane + e;
-      const float i = g.i.data[b * g.i.stride_b + token * g.i.stride_t + h * g.i.stride_h];
-      const float f = g.f.data[b * g.f.stride_b + token * g.f.stride_t + h * g.f.stride_h];
-      float di = k_dk[e] * cap_slope(i, g.soft_cap);
+        k_off += a.k_off[part * a.part_stride + position];
+      reset = g.reset != nullptr &&
+              g.reset[static_cast<std::int64_t>(b) * g.tokens + span.begin + first + place] != 0;
+      const float i = gate(g.i, place);
+      float di = k_dk * cap_slope(i, g.soft_cap);
       if (g.sigmoid_gate) di *= sigmoid(-capped(i, g.soft_cap));
-      float df =
-          (e == 0 ? total0 : total1) * sigmoid(-capped(f, g.soft_cap)) * cap_slope(f, g.soft_cap);
-      if (reset[e]) df = 0;
-      a.di.data[b * a.di.stride_b + token * a.di.stride_t + h * a.di.stride_h] = di;
-      a.df.data[b * a.df.stride_b + token * a.df.stride_t + h * a.df.stride_h] = df;
+      gate(a.di, place) = di;
     }
+    const float k_part = a.k_off != nullptr ? k_off : k_dk;
+    sums[padded(place)] = q_dq - k_part;
+    squares[padded(place)] = q_dq * q_dq + k_part * k_part;
+    resets[padded(place)] = reset;
+  }
+  if (apart) {
+    // What earlier tokens put into the final state passes a token's forget gate. Nothing of it
+    // comes from before a reset: those tokens' weights are 0.
+    float earlier[2] = {0, 0};
+    for (int e = 0; e < 2; ++e)
+      for (int part = 0; part < a.k_parts && last_chunk + 2 * lane + e < count; ++part)
+        earlier[e] += a.final_inter[(part * heads + head) * kChunk + 2 * lane + e];
+    float sum = earlier[0] + earlier[1];
+    for (int d = 1; d < 32; d *= 2) {
+      const float other = __shfl_up_sync(kAllLanes, sum, d);
+      if (lane >= d) sum += other;
+    }
+    before[2 * lane] = sum - earlier[1] - earlier[0];
+    before[2 * lane + 1] = sum - earlier[1];
+  }
+  __syncwarp();
+
+  // Sums over a token and those behind it in its document, first of whole runs.
+  const int run = lane * kRun;
+  float sum = 0, square = 0;
+  bool closed = false;
+  for (int place = run + kRun - 1; place >= run; --place) {
+    const bool reset = resets[padded(place)];
+    sum = reset ? 0.0f : sum + sums[padded(place)];
+    square = reset ? 0.0f : square + squares[padded(place)];
+    closed = closed || reset;
+  }
+  for (int d = 1; d < 32; d *= 2) {
+    const float sum_behind = __shfl_down_sync(kAllLanes, sum, d);
+    const float square_behind = __shfl_down_sync(kAllLanes, square, d);
+    const bool closed_behind = __shfl_down_sync(kAllLanes, static_cast<int>(closed), d) != 0;
+    if (lane + d < 32 && !closed) {
+      sum += sum_behind;
+      square += square_behind;
+      closed = closed_behind;
+    }
+  }
+  float carry = 0;
+  if (!is_last || a.final_gradient)
+    carry = total_of(a.state_dot + index * a.state_parts, a.state_parts);
+  if (is_last && a.final_gradient && a.final_rest != nullptr)
+    carry += total_of(a.final_rest + head * a.rest_parts, a.rest_parts);
+  if (!closed) sum += carry;
+  sum = __shfl_down_sync(kAllLanes, sum, 1);
+  square = __shfl_down_sync(kAllLanes, square, 1);
+  if (lane == 31) sum = carry, square = 0;
+  float drift = 0, spread = 0;  // of the last document that begins in the run
+  bool found = false;
+  for (int place = run + kRun - 1; place >= run; --place) {
+    sum += sums[padded(place)];
+    square += squares[padded(place)];
+    sums[padded(place)] = sum;
+    squares[padded(place)] = square;
+    if (!resets[padded(place)]) continue;
+    if (!found) drift = sum, spread = square, found = true;
+    sum = square = 0;
+  }
+  const bool known = checkpoint > 0 || !a.initial_state;
+  const float start =
+      checkpoint > 0 ? total_of(a.state_dot + (index - 1) * a.state_parts, a.state_parts) : 0.0f;
+  const float drift_before = known ? __shfl_sync(kAllLanes, sum, 0) - start : 0.0f;
+  const float spread_before = __shfl_sync(kAllLanes, square, 0);
+  const unsigned beginning = __ballot_sync(kAllLanes, found) & ((1u << lane) - 1);
+  const int from = beginning == 0 ? 0 : 31 - __clz(static_cast<int>(beginning));
+  const float drift_there = __shfl_sync(kAllLanes, drift, from);
+  const float spread_there = __shfl_sync(kAllLanes, spread, from);
+  drift = beginning == 0 ? drift_before : drift_there;
+  spread = beginning == 0 ? spread_before : spread_there;
+  for (int place = run; place < run + kRun; ++place) {
+    const float behind = squares[padded(place)];
+    if (resets[padded(place)]) drift = sums[padded(place)], spread = behind;
+    if (spread > 0 && spread <= FLT_MAX) sums[padded(place)] -= drift * (behind / spread);
+  }
+  __syncwarp();
+
+  for (int place = lane; place < count; place += 32) {
+    float total = sums[padded(place)];
+    if (apart && place >= last_chunk) total += before[place - last_chunk];
+    const float f = gate(g.f, place);
+    const float df = total * sigmoid(-capped(f, g.soft_cap)) * cap_slope(f, g.soft_cap);
+    gate(a.df, place) = resets[padded(place)] ? 0.0f : df;
   }
 }
 inline void launch_gate_gradients(const GateGradientArgs& a, const Sizes& n, cudaStream_t stream) {

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -81,6 +82,7 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   return lram::emulation::shuffle_value(value, lram::emulation::lane() ^ mask);
 }
 unsigned __ballot_sync(unsigned mask, bool vote);
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __ffs(unsigned x) { return x == 0 ? 0 : __builtin_ctz(x) + 1; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return expf(x); }
