@@ -180,7 +180,7 @@ void RecurrentAgent::act_group(Group& group, std::span<const AgentInput> inputs,
   if (options_.mode == AgentOptions::Mode::kCarried) {
     logits = policy_->step(group.step, group.state);
   } else {
-    logits = policy_->forward(group.window).logits.select(1, -1);
+    logits = policy_->forward(group.window, {}, model::FinalState::kDropped).logits.select(1, -1);
   }
   logits = logits.to(torch::kCPU, torch::kFloat32).contiguous();
   const std::int64_t classes = logits.size(2), row_size = logits.size(1) * classes;

@@ -117,7 +117,7 @@ Tensor ProbeModel::hidden(const BatchTensors& batch) {
       table_.defined() ? torch::embedding(table_, batch.inputs) : inputs_->forward(batch.inputs);
   model::SequenceMask mask;
   mask.end = batch.ends;
-  return backbone_->forward(x, /*state=*/{}, mask).hidden;
+  return backbone_->forward(x, /*state=*/{}, mask, model::FinalState::kDropped).hidden;
 }
 
 Tensor ProbeModel::head(const Tensor& hidden) { return head_->forward(hidden); }

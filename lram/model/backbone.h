@@ -46,6 +46,10 @@ BackboneState zero_state(const std::vector<StateField>& fields, std::int64_t bat
 void check_state(const char* model, const std::vector<StateField>& fields,
                  const BackboneState& state, std::int64_t batch);
 
+/// Whether forward() owes the state behind its last token. Training on windows that start fresh
+/// wants none, and an mLSTM then has quicker ways.
+enum class FinalState { kKept, kDropped };
+
 /// A sequence model that continues from a state: xLSTM, or a Transformer with its cache. forward()
 /// over any pieces, chunk sizes and masks, and step() token by token, are one function up to
 /// rounding.
@@ -53,16 +57,19 @@ class Backbone : public torch::nn::Module {
  public:
   struct Output {
     torch::Tensor hidden;  ///< [B, T, D], zero where a token does not count
-    BackboneState state;   ///< after the last token that counts
+    BackboneState state;   ///< after the last token that counts; may be empty if dropped
   };
 
   /// State of rows that have seen nothing. `first_position` [B] int64: tokens of the episode that
   /// came before (windows that begin late; only position embeddings use it), undefined = 0.
   virtual BackboneState initial_state(std::int64_t batch,
                                       const torch::Tensor& first_position = {}) const = 0;
-  /// x: [B, T, D]. The given state is never written into.
+  /// Whether first_position matters. Where it does not, an empty state is a fresh start.
+  virtual bool uses_positions() const { return false; }
+  /// x: [B, T, D]. The given state is never written into; empty = fresh.
   virtual Output forward(const torch::Tensor& x, const BackboneState& state,
-                         const SequenceMask& mask = {}) = 0;
+                         const SequenceMask& mask = {},
+                         FinalState final_state = FinalState::kKept) = 0;
   /// One token, x: [B, D]; rows with `active` (bool [B], undefined = all) false keep their state
   /// and give zeros. hidden: [B, D]. Unless overridden, forward() of a sequence of one token.
   virtual Output step(const torch::Tensor& x, const BackboneState& state,

@@ -272,7 +272,7 @@ torch::Tensor Gpt2Backbone::run(const torch::Tensor& input, BackboneState& state
 }
 
 Backbone::Output Gpt2Backbone::forward(const torch::Tensor& x, const BackboneState& state,
-                                       const SequenceMask& mask) {
+                                       const SequenceMask& mask, FinalState) {
   return forward(x, state, mask, nullptr);
 }
 

@@ -34,11 +34,12 @@ class Gpt2Backbone : public Backbone {
 
   BackboneState initial_state(std::int64_t batch,
                               const torch::Tensor& first_position = {}) const override;
+  bool uses_positions() const override { return true; }
   /// An empty state is a fresh start, of which nothing is asked on the host: it can be recorded as
   /// a CUDA graph. Throws Error(kUsage) when a token's position lies behind the table, if there is
   /// one.
-  Output forward(const torch::Tensor& x, const BackboneState& state,
-                 const SequenceMask& mask = {}) override;
+  Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask = {},
+                 FinalState final_state = FinalState::kKept) override;
   /// forward() that also gives the residual stream behind every block, [B, T, D] each.
   Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask,
                  std::vector<torch::Tensor>* blocks_out);

@@ -102,7 +102,7 @@ BackboneState MambaBackbone::initial_state(std::int64_t batch, const Tensor& fir
 }
 
 Backbone::Output MambaBackbone::forward(const Tensor& x, const BackboneState& state,
-                                        const SequenceMask& mask) {
+                                        const SequenceMask& mask, FinalState) {
   return forward(x, state, mask, nullptr);
 }
 

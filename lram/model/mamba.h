@@ -31,8 +31,8 @@ class MambaBackbone : public Backbone {
 
   BackboneState initial_state(std::int64_t batch,
                               const torch::Tensor& first_position = {}) const override;
-  Output forward(const torch::Tensor& x, const BackboneState& state,
-                 const SequenceMask& mask = {}) override;
+  Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask = {},
+                 FinalState final_state = FinalState::kKept) override;
   /// forward() that also gives the residual stream behind every block, [B, T, D] each.
   Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask,
                  std::vector<torch::Tensor>* blocks_out);

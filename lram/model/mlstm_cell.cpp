@@ -96,13 +96,13 @@ Tensor decay_matrix(const GateSums& gates, at::ScalarType dtype) {
 /// backward (2.4).
 class Quadratic : public torch::autograd::Function<Quadratic> {
  public:
-  /// Gives h [B, H, T, V], c, n, m. The optional ones: initial state and mask.
+  /// Gives h [B, H, T, V], and c, n, m if they are wanted. The optional ones: initial state, mask.
   static torch::autograd::variable_list forward(
       torch::autograd::AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
       const Tensor& i, const Tensor& f, const OptionalTensor& initial_c,
       const OptionalTensor& initial_n, const OptionalTensor& initial_m,
       const OptionalTensor& valid_tokens, const OptionalTensor& reset_tokens, bool sigmoid,
-      bool normalize, double eps) {
+      bool normalize, double eps, bool with_state) {
     const Tensor c0 = initial_c.value_or(Tensor()), n0 = initial_n.value_or(Tensor()),
                  m0 = initial_m.value_or(Tensor()), valid = valid_tokens.value_or(Tensor()),
                  reset = reset_tokens.value_or(Tensor());
@@ -137,21 +137,25 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
     const Tensor h = u.view({batch, heads, tokens, -1});
     if (valid.defined()) h.masked_fill_(valid.logical_not().view({batch, 1, tokens, 1}), 0);
 
-    const Tensor weighted = ks * d.select(1, tokens - 1).unsqueeze(-1);
-    Tensor c, n = weighted.sum(1);
-    if (c0.defined()) {
-      const Tensor kept = carry.select(1, tokens - 1).view({-1, 1});
-      c = at::baddbmm(c_first * kept.unsqueeze(-1), weighted.transpose(1, 2), vs);
-      n.add_(n_first * kept);
-    } else {
-      c = at::bmm(weighted.transpose(1, 2), vs);
+    Tensor c, n;
+    if (with_state) {
+      const Tensor weighted = ks * d.select(1, tokens - 1).unsqueeze(-1);
+      n = weighted.sum(1);
+      if (c0.defined()) {
+        const Tensor kept = carry.select(1, tokens - 1).view({-1, 1});
+        c = at::baddbmm(c_first * kept.unsqueeze(-1), weighted.transpose(1, 2), vs);
+        n.add_(n_first * kept);
+      } else {
+        c = at::bmm(weighted.transpose(1, 2), vs);
+      }
+      c = c.view({batch, heads, c.size(1), c.size(2)});
+      n = n.view({batch, heads, n.size(1)});
     }
-    c = c.view({batch, heads, c.size(1), c.size(2)});
-    n = n.view({batch, heads, n.size(1)});
     ctx->save_for_backward({qs, ks, vs, f, d, p, h, denominator, sign, carry, c_first, n_first, c,
                             n, valid, reset, sigmoid ? i : Tensor()});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);
+    if (!with_state) return {h};
     const Tensor m = gates.m.select(-1, tokens - 1).contiguous();
     ctx->mark_non_differentiable({m});
     return {h, c, n, m};
@@ -163,11 +167,11 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
     const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &f = saved[3], &d = saved[4],
                  &p = saved[5], h = saved[6].flatten(0, 1), &denominator = saved[7],
                  &sign = saved[8], &carry = saved[9], &c0 = saved[10], &n0 = saved[11],
-                 c = saved[12].flatten(0, 1), n = saved[13].flatten(0, 1), &valid = saved[14],
-                 &reset = saved[15], &sigmoid_of = saved[16];
+                 &valid = saved[14], &reset = saved[15], &sigmoid_of = saved[16];
     const std::int64_t batch = f.size(0), tokens = f.size(1), heads = f.size(2);
-    const Tensor dc = grads[1].defined() ? grads[1].flatten(0, 1) : Tensor();
-    const Tensor dn = grads[2].defined() ? grads[2].flatten(0, 1) : Tensor();
+    const bool with_state = grads.size() > 1;
+    const Tensor dc = with_state && grads[1].defined() ? grads[1].flatten(0, 1) : Tensor();
+    const Tensor dn = with_state && grads[2].defined() ? grads[2].flatten(0, 1) : Tensor();
 
     Tensor du = grads[0].defined() ? grads[0] : at::zeros_like(h).view({batch, heads, tokens, -1});
     if (valid.defined()) du = du.masked_fill(valid.logical_not().view({batch, 1, tokens, 1}), 0);
@@ -202,11 +206,11 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
     if (dc.defined()) {
       dk.add_(at::bmm(v, dc.transpose(1, 2)).mul_(weight));
       dv.add_(at::bmm(k, dc).mul_(weight));
-      end.add_((c * dc).sum({1, 2}).unsqueeze(1));
+      end.add_((saved[12].flatten(0, 1) * dc).sum({1, 2}).unsqueeze(1));
     }
     if (dn.defined()) {
       dk.add_(weight * dn.unsqueeze(1));
-      end.add_((n * dn).sum(1, /*keepdim=*/true));
+      end.add_((saved[13].flatten(0, 1) * dn).sum(1, /*keepdim=*/true));
     }
 
     // Every k comes with its input gate; a forget gate scales what earlier tokens give to later
@@ -239,6 +243,7 @@ class Quadratic : public torch::autograd::Function<Quadratic> {
             {},
             {},
             {},
+            {},
             {}};
   }
 };
@@ -260,10 +265,11 @@ std::vector<Inputs> split(const Inputs& x, std::int64_t size) {
 
 MlstmOutput quadratic(const Inputs& x, const MlstmState& initial, const TokenMask& mask,
                       const MlstmOptions& options) {
-  const auto out =
-      Quadratic::apply(x.q, x.k, x.v, x.i, x.f, optional(initial.c), optional(initial.n),
-                       optional(initial.m), optional(mask.valid), optional(mask.reset),
-                       is_sigmoid(options), options.normalize, options.eps);
+  const bool with_state = options.final_state == FinalState::kKept;
+  auto out = Quadratic::apply(x.q, x.k, x.v, x.i, x.f, optional(initial.c), optional(initial.n),
+                              optional(initial.m), optional(mask.valid), optional(mask.reset),
+                              is_sigmoid(options), options.normalize, options.eps, with_state);
+  out.resize(4);
   return {out[0].transpose(1, 2), {out[1], out[2], out[3]}};
 }
 
@@ -318,7 +324,9 @@ MlstmOutput in_pieces(const Inputs& x, const MlstmState& initial, const TokenMas
   std::int64_t first = 0;
   for (const Inputs& piece : split(x, size)) {
     const std::int64_t count = piece.q.size(1);
-    MlstmOutput out = form(piece, state, mask.narrow(first, count), options);
+    MlstmOptions chosen = options;
+    if (first + count < x.q.size(1)) chosen.final_state = FinalState::kKept;
+    MlstmOutput out = form(piece, state, mask.narrow(first, count), chosen);
     h.push_back(std::move(out.h));
     state = std::move(out.state);
     first += count;
@@ -380,7 +388,9 @@ MlstmOutput mlstm_forward(const Tensor& q, const Tensor& k, const Tensor& v, con
              ", wanted at least 1");
   const bool steps = form == MlstmForm::kStep;
   const std::int64_t size = steps ? 1 : form == MlstmForm::kQuadratic ? tokens : options.chunk_size;
-  return in_pieces(x, state, tokens_mask, size, steps ? &step : &quadratic, options);
+  MlstmOutput out = in_pieces(x, state, tokens_mask, size, steps ? &step : &quadratic, options);
+  if (options.final_state == FinalState::kDropped) out.state = {};
+  return out;
 }
 
 }  // namespace lram::model

@@ -33,11 +33,13 @@ struct MlstmOptions {
   double eps = 1e-6;             ///< added to the normaliser, in units of exp(-m)
   std::int64_t chunk_size = 64;  ///< tokens per chunk of the chunkwise form
   MlstmForm form = MlstmForm::kAuto;
+  FinalState final_state = FinalState::kKept;
 };
 
 struct MlstmOutput {
   torch::Tensor h;   ///< [B, T, H, V], zero where a token does not count
-  MlstmState state;  ///< after the last token that counts; the given state is never written into
+  MlstmState state;  ///< after the last token that counts, undefined if dropped; the given state
+                     ///< is never written into
 };
 
 /// LSTM with matrix memory (Beck et al. 2024, Sec. 2.3), all tokens at once. q, k: [B, T, H, K];

@@ -22,7 +22,7 @@ using torch::autograd::variable_list;
 /// What both directions of the mLSTM need. Tensors fit; state and mask may be undefined.
 struct MlstmInputs {
   Tensor q, k, v, i, f, c, n, m, reset, begin, end;
-  bool sigmoid = false, normalize = true;
+  bool sigmoid = false, normalize = true, final_state = true;
   double eps = 1e-6;
 
   kernels::MlstmStateView state(const Tensor& c_of, const Tensor& n_of, const Tensor& m_of) const {
@@ -38,6 +38,7 @@ struct MlstmInputs {
     p.dtype = kernel_dtype(q);
     p.sigmoid_gate = sigmoid;
     p.normalize = normalize;
+    p.final_state = final_state;
     p.eps = static_cast<float>(eps);
     p.q = head_view(q), p.k = head_view(k), p.v = head_view(v);
     p.i = gate_view(i), p.f = gate_view(f);
@@ -61,12 +62,15 @@ MlstmResult run_forward(const MlstmInputs& in, bool with_backward) {
   const auto f32 = in.i.options();
   MlstmResult out;
   out.h = at::empty(in.v.sizes(), in.v.options());
-  out.c = at::empty({batch, heads, key, in.v.size(3)}, f32);
-  // Where the op has no n or m, the model's state holds zeros.
-  out.n = in.normalize ? at::empty({batch, heads, key}, f32) : at::zeros({batch, heads, key}, f32);
-  out.m = in.sigmoid ? at::zeros({batch, heads}, f32) : at::empty({batch, heads}, f32);
   args.h = head_view(out.h);
-  args.final = in.state(out.c, out.n, out.m);
+  if (in.final_state) {
+    out.c = at::empty({batch, heads, key, in.v.size(3)}, f32);
+    // Where the op has no n or m, the model's state holds zeros.
+    out.n =
+        in.normalize ? at::empty({batch, heads, key}, f32) : at::zeros({batch, heads, key}, f32);
+    out.m = in.sigmoid ? at::zeros({batch, heads}, f32) : at::empty({batch, heads}, f32);
+    args.final = in.state(out.c, out.n, out.m);
+  }
   if (with_backward) {
     out.saved = device_bytes(kernels::mlstm_saved_bytes(args.problem), in.q);
     args.saved = out.saved.mutable_data_ptr();
@@ -81,14 +85,15 @@ MlstmResult run_forward(const MlstmInputs& in, bool with_backward) {
 
 class MlstmFunction : public torch::autograd::Function<MlstmFunction> {
  public:
-  /// Gives h, c, n, m and at kDot a tensor [B, T, H] that stands for dh . h (mlstm_kernel_dot).
-  static constexpr std::uint32_t kDot = 4;
+  /// Gives h, at kDot a tensor [B, T, H] that stands for dh . h (mlstm_kernel_dot), and c, n, m if
+  /// they are wanted.
+  static constexpr std::uint32_t kDot = 1;
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k,
                                const Tensor& v, const Tensor& i, const Tensor& f,
                                const OptionalTensor& c, const OptionalTensor& n,
                                const OptionalTensor& m, const OptionalTensor& reset,
                                const OptionalTensor& begin, const OptionalTensor& end, bool sigmoid,
-                               bool normalize, double eps) {
+                               bool normalize, double eps, bool final_state) {
     const auto given = [](const OptionalTensor& x) { return x.value_or(Tensor()); };
     const MlstmInputs in = {q,
                             k,
@@ -103,6 +108,7 @@ class MlstmFunction : public torch::autograd::Function<MlstmFunction> {
                             given(end),
                             sigmoid,
                             normalize,
+                            final_state,
                             eps};
     const MlstmResult out = run_forward(in, /*with_backward=*/true);
     const Tensor dot = at::empty(i.sizes(), i.options());
@@ -110,12 +116,14 @@ class MlstmFunction : public torch::autograd::Function<MlstmFunction> {
         {q, k, v, i, f, in.c, in.n, in.m, in.reset, in.begin, in.end, out.h, out.saved});
     ctx->saved_data["sigmoid"] = sigmoid;
     ctx->saved_data["normalize"] = normalize;
+    ctx->saved_data["final_state"] = final_state;
     ctx->saved_data["eps"] = eps;
     ctx->set_materialize_grads(false);
+    if (!final_state) return {out.h, dot};
     variable_list constants = {out.m};
     if (!normalize) constants.push_back(out.n);
     ctx->mark_non_differentiable(constants);
-    return {out.h, out.c, out.n, out.m, dot};
+    return {out.h, dot, out.c, out.n, out.m};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -133,6 +141,7 @@ class MlstmFunction : public torch::autograd::Function<MlstmFunction> {
                             s[10],
                             ctx->saved_data["sigmoid"].toBool(),
                             ctx->saved_data["normalize"].toBool(),
+                            ctx->saved_data["final_state"].toBool(),
                             ctx->saved_data["eps"].toDouble()};
     const Tensor &h = s[11], &saved = s[12];
     const c10::DeviceGuard guard(h.device());
@@ -144,7 +153,8 @@ class MlstmFunction : public torch::autograd::Function<MlstmFunction> {
     args.dh = head_view(dh);
     const Tensor dot = grads[0].defined() ? grads[kDot] : Tensor();
     args.dh_dot_h = gate_view(dot);
-    Tensor dc = grads[1], dn = grads[2];
+    Tensor dc, dn;
+    if (in.final_state) dc = grads[kDot + 1], dn = grads[kDot + 2];
     if (dc.defined() || dn.defined()) {
       dc = dc.defined()
                ? dc.contiguous()
@@ -170,7 +180,7 @@ class MlstmFunction : public torch::autograd::Function<MlstmFunction> {
     args.workspace_bytes = workspace.nbytes();
     args.stream = current_stream(h);
     kernels::mlstm_backward(args);
-    return {dq, dk, dv, di, df, dc0, dn0, {}, {}, {}, {}, {}, {}, {}};
+    return {dq, dk, dv, di, df, dc0, dn0, {}, {}, {}, {}, {}, {}, {}, {}};
   }
 };
 
@@ -231,6 +241,7 @@ std::optional<MlstmOutput> mlstm_kernel(const Tensor& q, const Tensor& k, const 
                           dense(mask.end, torch::kInt32),
                           options.input_gate == InputGate::kSigmoid,
                           options.normalize,
+                          options.final_state == FinalState::kKept,
                           options.eps};
   if (kernel_use() == KernelUse::kWhereQuicker && !kernels::mlstm_is_tuned(in.problem()))
     return std::nullopt;
@@ -241,10 +252,12 @@ std::optional<MlstmOutput> mlstm_kernel(const Tensor& q, const Tensor& k, const 
     const MlstmResult out = run_forward(in, /*with_backward=*/false);
     return MlstmOutput{out.h, {out.c, out.n, out.m}};
   }
-  const auto out = MlstmFunction::apply(
-      in.q, in.k, in.v, in.i, in.f, optional(in.c), optional(in.n), optional(in.m),
-      optional(in.reset), optional(in.begin), optional(in.end), in.sigmoid, in.normalize, in.eps);
-  return MlstmOutput{out[0], {out[1], out[2], out[3]}};
+  auto out =
+      MlstmFunction::apply(in.q, in.k, in.v, in.i, in.f, optional(in.c), optional(in.n),
+                           optional(in.m), optional(in.reset), optional(in.begin), optional(in.end),
+                           in.sigmoid, in.normalize, in.eps, in.final_state);
+  out.resize(5);
+  return MlstmOutput{out[0], {out[2], out[3], out[4]}};
 }
 
 #else

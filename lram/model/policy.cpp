@@ -113,11 +113,14 @@ BackboneState Policy::initial_state(std::int64_t batch, const torch::Tensor& fir
       batch, first_step.defined() ? first_step * kTokensPerStep : torch::Tensor());
 }
 
-Policy::Output Policy::forward(const WindowBatch& batch, const BackboneState& state) {
+Policy::Output Policy::forward(const WindowBatch& batch, const BackboneState& state,
+                               FinalState final_state) {
   const torch::Tensor tokens = embed(batch);
   const std::int64_t rows = tokens.size(0);
-  Backbone::Output out = backbone_->forward(
-      tokens, state.empty() ? initial_state(rows, batch.first_step) : state, token_mask_of(batch));
+  const bool place = state.empty() && backbone_->uses_positions();
+  Backbone::Output out =
+      backbone_->forward(tokens, place ? initial_state(rows, batch.first_step) : state,
+                         token_mask_of(batch), final_state);
   const torch::Tensor hidden =
       out.hidden.view({rows, -1, kTokensPerStep, config_.embed_dim}).select(2, kReturnToken);
   return {logits(hidden), std::move(out.state)};

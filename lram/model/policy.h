@@ -51,7 +51,7 @@ class Policy : public torch::nn::Module {
  public:
   struct Output {
     torch::Tensor logits;  ///< [B, S, A, C]
-    BackboneState state;
+    BackboneState state;   ///< may be empty if dropped
   };
 
   /// Random weights as in LRAM (lram.md 2.3) from torch's generator. Throws Error(kUsage) for a
@@ -64,7 +64,8 @@ class Policy : public torch::nn::Module {
   void set_tasks(tokenization::TaskTable tasks) { tasks_ = std::move(tasks); }
 
   /// All tokens of the windows at once, from `state` (empty = fresh), which is not written into.
-  Output forward(const WindowBatch& batch, const BackboneState& state = {});
+  Output forward(const WindowBatch& batch, const BackboneState& state = {},
+                 FinalState final_state = FinalState::kKept);
   /// State of rows that have seen nothing. first_step: as in WindowBatch.
   BackboneState initial_state(std::int64_t batch, const torch::Tensor& first_step = {}) const;
   /// One environment step for B rows: reward, state, return-to-go tokens. Logits [B, A, C]. `state`

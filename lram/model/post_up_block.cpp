@@ -168,8 +168,8 @@ class PostUpBlock : public XlstmBlock {
     return fields;
   }
 
-  Output forward(const Tensor& x, std::span<const Tensor> state,
-                 const SequenceMask& mask) override {
+  Output forward(const Tensor& x, std::span<const Tensor> state, const SequenceMask& mask,
+                 FinalState) override {
     const std::int64_t batch = x.size(0), tokens = x.size(1), dim = x.size(2);
     Tensor before, window;
     if (!state.empty()) before = state[0];

@@ -98,10 +98,11 @@ Tensor VilBlock::forward(const Tensor& x, PatchGrid grid) const {
   const Tensor qkv = qkv_projection(conv, branches[0], qkv_, qkv_bias_);
   const auto parts = qkv.view({batch, tokens, 3 * heads, -1}).chunk(3, 2);
   const auto gates = gates_(qkv).chunk(2, -1);
-  const Tensor h = mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1],
-                                 empty_start(config_, batch, norm_.options().requires_grad(false)),
-                                 /*mask=*/{}, {.eps = config_.cell_eps})
-                       .h;
+  const Tensor h =
+      mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1],
+                    empty_start(config_, batch, norm_.options().requires_grad(false)),
+                    /*mask=*/{}, {.eps = config_.cell_eps, .final_state = FinalState::kDropped})
+          .h;
   const Tensor gated = head_norm_gate(h, branches[1], conv, head_norm_, skip_,
                                       {.eps = kBlockNormEps, .bias = head_norm_bias_});
   return x + turned(at::linear(gated, down_, down_bias_));

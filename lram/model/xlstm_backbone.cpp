@@ -85,7 +85,7 @@ BackboneState XlstmBackbone::initial_state(std::int64_t batch, const Tensor& fir
 }
 
 Backbone::Output XlstmBackbone::forward(const Tensor& x, const BackboneState& state,
-                                        const SequenceMask& mask) {
+                                        const SequenceMask& mask, FinalState final_state) {
   LRAM_CHECK(x.dim() == 3 && x.size(2) == norm_.size(0), "xLSTM: x is ", x.sizes().vec(),
              ", wanted [B, T, ", norm_.size(0), "]");
   check_state("xLSTM", fields_, state, x.size(0));
@@ -96,9 +96,11 @@ Backbone::Output XlstmBackbone::forward(const Tensor& x, const BackboneState& st
   std::span<const Tensor> rest(state.tensors);
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const std::size_t count = state.empty() ? 0 : state_sizes_[i];
-    XlstmBlock::Output block = blocks_[i]->forward(out.hidden, rest.first(count), needed);
+    XlstmBlock::Output block =
+        blocks_[i]->forward(out.hidden, rest.first(count), needed, final_state);
     rest = rest.subspan(count);
     out.hidden = std::move(block.x);
+    if (final_state == FinalState::kDropped) continue;
     for (Tensor& tensor : block.state) out.state.tensors.push_back(std::move(tensor));
   }
   out.hidden = zero_masked(residual_norm(out.hidden, norm_), resolved.valid);

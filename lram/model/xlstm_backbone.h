@@ -35,8 +35,8 @@ class XlstmBackbone : public Backbone {
 
   BackboneState initial_state(std::int64_t batch,
                               const torch::Tensor& first_position = {}) const override;
-  Output forward(const torch::Tensor& x, const BackboneState& state,
-                 const SequenceMask& mask = {}) override;
+  Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask = {},
+                 FinalState final_state = FinalState::kKept) override;
 
  private:
   std::vector<std::shared_ptr<XlstmBlock>> blocks_;

@@ -47,8 +47,8 @@ class MlstmBlock : public XlstmBlock {
     return {{"c", {heads, unit, unit}}, {"n", {heads, unit}}, {"m", {heads}}, conv_.window()};
   }
 
-  Output forward(const Tensor& x, std::span<const Tensor> state,
-                 const SequenceMask& mask) override {
+  Output forward(const Tensor& x, std::span<const Tensor> state, const SequenceMask& mask,
+                 FinalState final_state) override {
     const std::int64_t batch = x.size(0), tokens = x.size(1), heads = config_.num_heads;
     MlstmState before;
     Tensor window;
@@ -59,8 +59,10 @@ class MlstmBlock : public XlstmBlock {
     const Tensor qkv = qkv_projection(conv, branches[0], qkv_, qkv_bias_);
     const auto parts = qkv.view({batch, tokens, 3 * heads, -1}).chunk(3, 2);
     const auto gates = gates_(qkv).chunk(2, -1);
+    MlstmOptions options = config_.cell;
+    options.final_state = final_state;
     MlstmOutput cell =
-        mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask, config_.cell);
+        mlstm_forward(parts[0], parts[1], parts[2], gates[0], gates[1], before, mask, options);
     const Tensor gated =
         head_norm_gate(cell.h, branches[1], conv, head_norm_, skip_, {.eps = kBlockNormEps});
     const Tensor y = at::linear(gated, down_, down_bias_);

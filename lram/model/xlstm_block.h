@@ -41,7 +41,7 @@ class XlstmBlock : public torch::nn::Module {
  public:
   struct Output {
     torch::Tensor x;                   ///< [B, T, D]
-    std::vector<torch::Tensor> state;  ///< as state_fields()
+    std::vector<torch::Tensor> state;  ///< as state_fields(); meaningless if dropped
   };
 
   /// mLSTM: c [B, H, d, d], n [B, H, d], m [B, H], window [B, K-1, I]; sLSTM: cell [B, 4, D] with
@@ -51,7 +51,7 @@ class XlstmBlock : public torch::nn::Module {
   /// `state` empty = fresh; never written into. What a token outside the mask gives is undefined
   /// but finite, if its input is.
   virtual Output forward(const torch::Tensor& x, std::span<const torch::Tensor> state,
-                         const SequenceMask& mask) = 0;
+                         const SequenceMask& mask, FinalState final_state = FinalState::kKept) = 0;
 };
 
 /// Builds and initialises a block (torch's default generator). Throws Error(kUsage) for sizes that

@@ -91,15 +91,18 @@ class XlstmLargeBlock : public torch::nn::Module {
     MlstmState state;
   };
 
-  Output forward(const Tensor& x, const MlstmState& state, const SequenceMask& mask) const {
+  Output forward(const Tensor& x, const MlstmState& state, const SequenceMask& mask,
+                 FinalState final_state) const {
     const std::int64_t batch = x.size(0), tokens = x.size(1);
     const auto by_head = [&](const Tensor& y) {
       return y.view({batch, tokens, config_.num_heads, -1});
     };
     const Tensor y = rms_norm(x, norm_mlstm_.weight, norm_mlstm_.bias, config_.norm_eps);
     const auto gates = gate_inputs(y).chunk(2, -1);
+    MlstmOptions options = config_.cell;
+    options.final_state = final_state;
     MlstmOutput cell = mlstm_forward(by_head(q_(y)), by_head(k_(y)), by_head(v_(y)), gates[0],
-                                     gates[1], state, mask, config_.cell);
+                                     gates[1], state, mask, options);
     const Tensor gated = head_norm_gate(
         cell.h, output_gate_(y), {}, head_norm_.weight, {},
         {.sigmoid = true, .eps = config_.norm_eps, .weight_offset = 0.0, .bias = head_norm_.bias});
@@ -182,7 +185,7 @@ BackboneState XlstmLargeBackbone::initial_state(std::int64_t batch,
 }
 
 Backbone::Output XlstmLargeBackbone::forward(const Tensor& x, const BackboneState& state,
-                                             const SequenceMask& mask) {
+                                             const SequenceMask& mask, FinalState final_state) {
   LRAM_CHECK(x.dim() == 3 && x.size(2) == config_.embed_dim, "xLSTM large: x is ", x.sizes().vec(),
              ", wanted [B, T, ", config_.embed_dim, "]");
   check_state("xLSTM large", fields_, state, x.size(0));
@@ -193,8 +196,9 @@ Backbone::Output XlstmLargeBackbone::forward(const Tensor& x, const BackboneStat
     MlstmState before;
     if (!state.empty())
       before = {state.tensors[3 * i], state.tensors[3 * i + 1], state.tensors[3 * i + 2]};
-    XlstmLargeBlock::Output block = blocks_[i]->forward(out.hidden, before, needed);
+    XlstmLargeBlock::Output block = blocks_[i]->forward(out.hidden, before, needed, final_state);
     out.hidden = std::move(block.x);
+    if (final_state == FinalState::kDropped) continue;
     for (Tensor* tensor : {&block.state.c, &block.state.n, &block.state.m})
       out.state.tensors.push_back(std::move(*tensor));
   }

@@ -51,8 +51,8 @@ class XlstmLargeBackbone : public Backbone {
 
   BackboneState initial_state(std::int64_t batch,
                               const torch::Tensor& first_position = {}) const override;
-  Output forward(const torch::Tensor& x, const BackboneState& state,
-                 const SequenceMask& mask = {}) override;
+  Output forward(const torch::Tensor& x, const BackboneState& state, const SequenceMask& mask = {},
+                 FinalState final_state = FinalState::kKept) override;
 
  private:
   XlstmLargeConfig config_;

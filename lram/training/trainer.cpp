@@ -146,7 +146,9 @@ Trainer::Forward Trainer::forward(const MicroBatch& batch, const model::Backbone
     state = carried.clone();
     state.copy_rows(policy_->initial_state(batch.inputs.begin.size(0)), batch.fresh_rows);
   }
-  model::Policy::Output out = policy_->forward(batch.inputs, state);
+  using model::FinalState;
+  model::Policy::Output out = policy_->forward(
+      batch.inputs, state, config_.carry_state ? FinalState::kKept : FinalState::kDropped);
   // The counted slots alone: most tasks use few of the head's.
   const torch::Tensor logits = out.logits.flatten(0, 2).index_select(0, batch.slot);
   const torch::Tensor legal = legal_classes_.index_select(0, batch.legal_row);

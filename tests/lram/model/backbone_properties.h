@@ -77,6 +77,7 @@ inline void check_forms_agree(const MakeBackbone& make, std::uint64_t seeds = 20
       BackboneState state;
       if (draw.coin()) state = backbone->forward(draw.normal({batch, 5, kDim}, dtype), {}).state;
       const auto whole = backbone->forward(x, state, mask);
+      const auto stateless = backbone->forward(x, state, mask, FinalState::kDropped);
       std::vector<std::int64_t> sizes;
       for (std::int64_t left = tokens; left > 0; left -= sizes.back())
         sizes.push_back(draw.integer(1, left));
@@ -85,6 +86,7 @@ inline void check_forms_agree(const MakeBackbone& make, std::uint64_t seeds = 20
           run_in_pieces(*backbone, x, state, mask,
                         std::vector<std::int64_t>(static_cast<std::size_t>(tokens), 1));
       const std::string name = "seed " + std::to_string(seed) + ", " + torch::toString(dtype);
+      EXPECT_LE(relative_error(stateless.hidden, whole.hidden), tolerance) << name << ", dropped";
       EXPECT_LE(relative_error(pieces.hidden, whole.hidden), tolerance) << name << ", pieces";
       EXPECT_LE(relative_error(steps.hidden, whole.hidden), tolerance) << name << ", steps";
       BackboneState advanced = state.empty() ? backbone->initial_state(batch) : state.clone();

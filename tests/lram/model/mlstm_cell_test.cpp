@@ -71,6 +71,27 @@ void expect_same(const MlstmOutput& got, const MlstmOutput& want, const std::str
   EXPECT_LE(relative_error(got.state.m, want.state.m), kTolerance) << what << ": m";
 }
 
+TEST(MlstmCell, DroppedStateChangesNothingElse) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    Draw draw(seed);
+    Case one = random_case(draw);
+    const MlstmForm form = draw.coin() ? MlstmForm::kQuadratic : MlstmForm::kChunkwise;
+    std::vector<Tensor> leaves = {one.q, one.k, one.v, one.i, one.f};
+    for (Tensor& leaf : leaves) leaf.requires_grad_();
+    const Tensor dh = draw.normal(one.v.sizes(), torch::kDouble);
+    const MlstmOutput kept = one.run(form, 16);
+    one.options.final_state = FinalState::kDropped;
+    const MlstmOutput dropped = one.run(form, 16);
+    const std::string name = "seed " + std::to_string(seed);
+    EXPECT_TRUE(torch::equal(dropped.h, kept.h)) << name;
+    EXPECT_TRUE(dropped.state.fresh()) << name;
+    const auto want = torch::autograd::grad({kept.h}, leaves, {dh});
+    const auto got = torch::autograd::grad({dropped.h}, leaves, {dh});
+    for (std::size_t n = 0; n < leaves.size(); ++n)
+      EXPECT_TRUE(torch::equal(got[n], want[n])) << name << ", gradient " << n;
+  }
+}
+
 TEST(MlstmCell, OneTokenByHand) {
   // i = 0, f = 0 from nothing: m = max(log 1/2, 0) = 0, c = k v, n = k; with q n = 2 / sqrt(1) > 1
   // the output is q k v / (q k) = v.

@@ -49,7 +49,7 @@ struct Case {
   SequenceMask mask;
   MlstmOptions options;
 
-  /// h, c, n, m and the gradients of the inputs.
+  /// h, c, n, m (h alone where the state is dropped) and the gradients of the inputs.
   std::vector<Tensor> run(at::ScalarType dtype, bool kernel) const {
     std::vector<Tensor> leaves, in;
     for (std::size_t n = 0; n < inputs.size(); ++n) {
@@ -69,14 +69,15 @@ struct Case {
         kernel
             ? mlstm_kernel(in[0], in[1], in[2], in[3], in[4], initial, on_gpu(mask), chosen).value()
             : mlstm_forward(in[0], in[1], in[2], in[3], in[4], initial, on_gpu(mask), chosen);
-    std::vector<Tensor> outputs = {out.h, out.state.c}, upstream = {dh, dc};
-    if (options.normalize) outputs.push_back(out.state.n), upstream.push_back(dn);
+    const bool kept = options.final_state == FinalState::kKept;
+    std::vector<Tensor> outputs = {out.h}, upstream = {dh};
+    if (kept) outputs.push_back(out.state.c), upstream.push_back(dc);
+    if (kept && options.normalize) outputs.push_back(out.state.n), upstream.push_back(dn);
     for (std::size_t n = 0; n < upstream.size(); ++n)
       upstream[n] = on_gpu(upstream[n]).to(outputs[n].dtype());
     auto gradients = torch::autograd::grad(outputs, leaves, upstream, {}, false, true);
-    std::vector<Tensor> all = {out.h, out.state.c};
-    if (options.normalize) all.push_back(out.state.n);
-    all.push_back(out.state.m);
+    std::vector<Tensor> all = outputs;
+    if (kept) all.push_back(out.state.m);
     all.insert(all.end(), gradients.begin(), gradients.end());
     return all;
   }
@@ -89,6 +90,7 @@ Case random_case(Draw& draw, at::ScalarType dtype) {
                      key = draw.coin() ? value : 8 * draw.integer(1, 16);
   out.options.input_gate = draw.coin() ? InputGate::kExp : InputGate::kSigmoid;
   out.options.normalize = out.options.input_gate == InputGate::kExp || draw.coin();
+  out.options.final_state = draw.coin() ? FinalState::kKept : FinalState::kDropped;
   out.mask = draw.mask(batch, tokens);
   // Rounded first: both sides read the same numbers.
   const auto input = [&](at::IntArrayRef shape, at::ScalarType type, double mean) {
