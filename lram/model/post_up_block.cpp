@@ -105,7 +105,7 @@ class RnnPart : public PostUpCell {
                  const SequenceMask& mask) const override {
     const RnnOutput out =
         rnn_forward(kind_, gate_inputs(conv, plain), recurrent_, bias_, state, mask);
-    return {out.states.select(2, 0), out.last};
+    return {out.h, out.last};
   }
 
  private:

@@ -10,7 +10,6 @@
 #include "lram/core/error.h"
 #include "lram/model/cell_loop.h"
 #include "lram/model/optional_tensor.h"
-#include "lram/model/token_mask.h"
 
 namespace lram::model {
 namespace {
@@ -251,34 +250,6 @@ class Rnn : public torch::autograd::Function<Rnn> {
   }
 };
 
-struct Checked {
-  Tensor gates, recurrent, bias, state;
-  TokenMask mask;
-};
-
-Checked check(RnnKind kind, const Tensor& gates, const Tensor& recurrent, const Tensor& bias,
-              const Tensor& state, const SequenceMask& mask) {
-  const std::string_view name = rnn_name(kind);
-  const RnnGates n = rnn_gates(kind);
-  LRAM_CHECK(recurrent.dim() == 4 && recurrent.size(0) == n.recurrent &&
-                 recurrent.size(2) == recurrent.size(3),
-             name, ": recurrent is ", recurrent.sizes().vec(), ", wanted [", n.recurrent,
-             ", H, d, d]");
-  const std::int64_t heads = recurrent.size(1), unit = recurrent.size(2), dim = heads * unit;
-  LRAM_CHECK(gates.dim() == 3 && gates.size(1) > 0 && gates.size(2) == n.inputs * dim, name,
-             ": gates is ", gates.sizes().vec(), ", wanted [B, T, ", n.inputs * dim, "]");
-  LRAM_CHECK(bias.sizes() == at::IntArrayRef({n.biases, heads, unit}), name, ": bias is ",
-             bias.sizes().vec(), ", wanted [", n.biases, ", ", heads, ", ", unit, "]");
-  LRAM_CHECK(!state.defined() || state.sizes() == at::IntArrayRef({gates.size(0), n.states, dim}),
-             name, ": state is ", state.sizes().vec(), ", wanted [", gates.size(0), ", ", n.states,
-             ", ", dim, "]");
-  const auto dtype = gates.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat;
-  const Tensor x = gates.to(dtype);
-  return {x, recurrent.to(dtype), bias.to(dtype),
-          state.defined() ? state.to(dtype) : at::zeros({x.size(0), n.states, dim}, x.options()),
-          resolve_mask(mask, x.size(0), x.size(1))};
-}
-
 /// The new states out of whole gates, [B, D] each: x [B, inputs, D], a [B, recurrent, D] recurrent
 /// sums with their biases, b [biases, D].
 std::vector<Tensor> next_states(RnnKind kind, const Tensor& x, const Tensor& a, const Tensor& b,
@@ -308,10 +279,35 @@ std::string_view rnn_name(RnnKind kind) {
   return kNames[static_cast<std::size_t>(kind)];
 }
 
+RnnInputs rnn_inputs(RnnKind kind, const Tensor& gates, const Tensor& recurrent, const Tensor& bias,
+                     const Tensor& state, const SequenceMask& mask) {
+  const std::string_view name = rnn_name(kind);
+  const RnnGates n = rnn_gates(kind);
+  LRAM_CHECK(recurrent.dim() == 4 && recurrent.size(0) == n.recurrent &&
+                 recurrent.size(2) == recurrent.size(3),
+             name, ": recurrent is ", recurrent.sizes().vec(), ", wanted [", n.recurrent,
+             ", H, d, d]");
+  const std::int64_t heads = recurrent.size(1), unit = recurrent.size(2), dim = heads * unit;
+  LRAM_CHECK(gates.dim() == 3 && gates.size(1) > 0 && gates.size(2) == n.inputs * dim, name,
+             ": gates is ", gates.sizes().vec(), ", wanted [B, T, ", n.inputs * dim, "]");
+  LRAM_CHECK(bias.sizes() == at::IntArrayRef({n.biases, heads, unit}), name, ": bias is ",
+             bias.sizes().vec(), ", wanted [", n.biases, ", ", heads, ", ", unit, "]");
+  LRAM_CHECK(!state.defined() || state.sizes() == at::IntArrayRef({gates.size(0), n.states, dim}),
+             name, ": state is ", state.sizes().vec(), ", wanted [", gates.size(0), ", ", n.states,
+             ", ", dim, "]");
+  const auto dtype = gates.scalar_type() == torch::kDouble ? torch::kDouble : torch::kFloat;
+  const Tensor x = gates.to(dtype);
+  return {x, recurrent.to(dtype), bias.to(dtype),
+          state.defined() ? state.to(dtype) : at::zeros({x.size(0), n.states, dim}, x.options()),
+          resolve_mask(mask, x.size(0), x.size(1))};
+}
+
 RnnOutput rnn_forward(RnnKind kind, const Tensor& gates, const Tensor& recurrent,
                       const Tensor& bias, const Tensor& state, const SequenceMask& mask) {
-  if (!gates.device().is_cpu()) return rnn_reference(kind, gates, recurrent, bias, state, mask);
-  const Checked in = check(kind, gates, recurrent, bias, state, mask);
+  if (!gates.device().is_cpu())
+    return kind == RnnKind::kLstm ? lstm_operations(gates, recurrent, bias, state, mask)
+                                  : rnn_reference(kind, gates, recurrent, bias, state, mask);
+  const RnnInputs in = rnn_inputs(kind, gates, recurrent, bias, state, mask);
   const auto dense = [](const Tensor& x) { return x.defined() ? x.contiguous() : x; };
   const bool for_backward =
       torch::GradMode::is_enabled() && (in.gates.requires_grad() || in.recurrent.requires_grad() ||
@@ -319,13 +315,13 @@ RnnOutput rnn_forward(RnnKind kind, const Tensor& gates, const Tensor& recurrent
   auto out = Rnn::apply(static_cast<std::int64_t>(kind), dense(in.gates), dense(in.recurrent),
                         dense(in.bias), dense(in.state), optional(dense(in.mask.valid)),
                         optional(dense(in.mask.reset)), for_backward);
-  return {out[0], out[1]};
+  return {out[0].select(2, 0), out[0], out[1]};
 }
 
 RnnOutput rnn_reference(RnnKind kind, const Tensor& gates, const Tensor& recurrent,
                         const Tensor& bias, const Tensor& state, const SequenceMask& mask) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const Checked in = check(kind, gates, recurrent, bias, state, mask);
+  const RnnInputs in = rnn_inputs(kind, gates, recurrent, bias, state, mask);
   const RnnGates n = rnn_gates(kind);
   const std::int64_t batch = gates.size(0), tokens = gates.size(1), heads = recurrent.size(1),
                      unit = recurrent.size(2), dim = heads * unit;
@@ -348,7 +344,8 @@ RnnOutput rnn_reference(RnnKind kind, const Tensor& gates, const Tensor& recurre
     const Tensor counts = in.mask.valid.select(1, t).unsqueeze(1);
     for (std::size_t s = 0; s < now.size(); ++s) now[s] = at::where(counts, now[s], old[s]);
   }
-  return {zero_masked(at::stack(all, 1), in.mask.valid), at::stack(now, 1)};
+  const Tensor states = zero_masked(at::stack(all, 1), in.mask.valid);
+  return {states.select(2, 0), states, at::stack(now, 1)};
 }
 
 }  // namespace lram::model

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "lram/model/backbone.h"
+#include "lram/model/token_mask.h"
 
 namespace lram::model {
 // B batch, T tokens, H heads, D = H * d units, S states.
@@ -24,6 +25,7 @@ RnnGates rnn_gates(RnnKind kind);
 std::string_view rnn_name(RnnKind kind);
 
 struct RnnOutput {
+  torch::Tensor h;       ///< [B, T, D], the first of `states`
   torch::Tensor states;  ///< [B, T, S, D] after each token, h first; zero where it does not count
   torch::Tensor last;    ///< [B, S, D] after the last token that counts
 };
@@ -37,10 +39,26 @@ RnnOutput rnn_forward(RnnKind kind, const torch::Tensor& gates, const torch::Ten
                       const torch::Tensor& bias, const torch::Tensor& state,
                       const SequenceMask& mask = {});
 
-/// The same out of LibTorch's operations, for any device; rnn_forward takes a loop of its own on
-/// the CPU (cell_loop.h).
+/// The same out of LibTorch's operations and derivatives, for any device; rnn_forward takes a loop
+/// of its own on the CPU (cell_loop.h), and lstm_operations() on others.
 RnnOutput rnn_reference(RnnKind kind, const torch::Tensor& gates, const torch::Tensor& recurrent,
                         const torch::Tensor& bias, const torch::Tensor& state,
                         const SequenceMask& mask = {});
+
+/// The LSTM out of a fifth of the operations, with a backward of its own. Of masks it takes `end`;
+/// with others it is rnn_reference().
+RnnOutput lstm_operations(const torch::Tensor& gates, const torch::Tensor& recurrent,
+                          const torch::Tensor& bias, const torch::Tensor& state,
+                          const SequenceMask& mask = {});
+
+/// What a call is given, in the type that it computes in; the state is zero where there was none.
+struct RnnInputs {
+  torch::Tensor gates, recurrent, bias, state;
+  TokenMask mask;
+};
+/// Throws Error(kUsage) that names the tensor, its shape and the wanted one.
+RnnInputs rnn_inputs(RnnKind kind, const torch::Tensor& gates, const torch::Tensor& recurrent,
+                     const torch::Tensor& bias, const torch::Tensor& state,
+                     const SequenceMask& mask);
 
 }  // namespace lram::model

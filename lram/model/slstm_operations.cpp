@@ -2,6 +2,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "lram/core/error.h"
+#include "lram/model/cell_operations.h"
 #include "lram/model/optional_tensor.h"
 #include "lram/model/slstm_cell.h"
 #include "lram/model/token_mask.h"
@@ -16,13 +17,8 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-Tensor row(const Tensor& x, std::int64_t index) { return x.select(-2, index); }
-Tensor rows(const Tensor& x, std::int64_t first, std::int64_t count) {
-  return x.narrow(-2, first, count);
-}
-
-// Tensors are [T, H, B, ., d]: a token's part is one piece of memory, and the heads a batch of
-// products. "cells" has the rows c and n, "weights" those of what comes in and what is kept.
+// Tensors are [T, H, B, ., d]. "cells" has the rows c and n, "weights" those of what comes in and
+// what is kept.
 class SlstmOperations : public torch::autograd::Function<SlstmOperations> {
  public:
   /// gates [B, T, 4D] with the bias, state [B, 4, D], count [B] int64: tokens that count, the
@@ -70,17 +66,10 @@ class SlstmOperations : public torch::autograd::Function<SlstmOperations> {
     }
     ctx->save_for_backward({recurrent, h, cells, log_forget, output, weights, values, count});
     ctx->set_materialize_grads(false);
-    const auto last_of = [&](const Tensor& x_of) {  // [T + 1, H, B, d] -> [B, D]
-      const Tensor last =
-          count.defined()
-              ? x_of.gather(0, count.view({1, 1, batch, 1}).expand({1, heads, batch, unit}))[0]
-              : x_of[tokens];
-      return last.transpose(0, 1).reshape({batch, heads * unit});
-    };
-    const Tensor last =
-        at::stack({last_of(h), last_of(row(cells, 0)), last_of(row(cells, 1)), last_of(m)}, 1);
-    return {h.narrow(0, 1, tokens).permute({2, 0, 1, 3}).reshape({batch, tokens, heads * unit}),
-            last};
+    const Tensor last = at::stack({last_of_rows(h, count), last_of_rows(row(cells, 0), count),
+                                   last_of_rows(row(cells, 1), count), last_of_rows(m, count)},
+                                  1);
+    return {after_tokens(h), last};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -118,10 +107,7 @@ class SlstmOperations : public torch::autograd::Function<SlstmOperations> {
       const Tensor ends = count.eq(t).view({1, batch, 1}).to(h.scalar_type());
       dh = dh + last[0] * ends, dcells = dcells + last_cells * ends.unsqueeze(-1);
     };
-    const Tensor given =
-        grads[0].defined()
-            ? grads[0].view({batch, tokens, heads, unit}).permute({1, 2, 0, 3}).contiguous()
-            : at::zeros_like(h);
+    const Tensor given = grads[0].defined() ? tokens_first(grads[0], heads) : at::zeros_like(h);
     const Tensor dgates = at::empty({tokens, heads, batch, 4, unit}, h.options());
     for (std::int64_t t = tokens - 1; t >= 0; --t) {
       add_last(t + 1);
@@ -136,15 +122,11 @@ class SlstmOperations : public torch::autograd::Function<SlstmOperations> {
     }
     add_last(0);
 
-    const Tensor by_head =
-        dgates.permute({1, 3, 4, 0, 2}).reshape({heads, 4 * unit, tokens * batch});
-    const Tensor previous =
-        all_h.narrow(0, 0, tokens).transpose(0, 1).reshape({heads, tokens * batch, unit});
     const Tensor dstate = at::stack({dh, row(dcells, 0), row(dcells, 1), at::zeros_like(dh)}, 0)
                               .permute({2, 0, 1, 3})
                               .reshape({batch, 4, heads * unit});
     return {dgates.permute({2, 0, 3, 1, 4}).reshape({batch, tokens, 4 * heads * unit}),
-            at::bmm(by_head, previous),
+            recurrent_gradient(dgates, all_h),
             dstate,
             {}};
   }

@@ -96,13 +96,60 @@ TEST(RnnCell, LoopEqualsLibTorchOperations) {
   }
 }
 
+// Where it takes the whole mask, and where it hands on; gradients through h alone and through all.
+TEST(RnnCell, LstmOperationsEqualTheLoop) {
+  for (std::uint64_t seed = 0; seed < 80; ++seed) {
+    Draw draw(seed);
+    Case drawn = random_case(draw, RnnKind::kLstm);
+    const std::int64_t batch = drawn.gates.size(0), tokens = drawn.gates.size(1);
+    if (draw.coin()) {
+      drawn.gates = draw.normal(drawn.gates.sizes(), torch::kDouble);
+      drawn.mask = {};
+      std::vector<std::int64_t> ends;
+      for (std::int64_t b = 0; b < batch; ++b) ends.push_back(draw.integer(0, tokens));
+      if (draw.coin()) drawn.mask.end = torch::tensor(ends).to(torch::kInt32);
+    }
+    const bool use_states = draw.coin(), use_last = draw.coin();
+    Tensor dh, dstates, dlast;
+    const auto run = [&](auto cell) {
+      Case one = drawn;
+      std::vector<Tensor*> leaves = {&one.gates, &one.recurrent, &one.bias};
+      if (one.state.defined()) leaves.push_back(&one.state);
+      for (Tensor* leaf : leaves) *leaf = leaf->clone().requires_grad_();
+      const RnnOutput out = cell(one);
+      if (!dh.defined()) {
+        dh = draw.normal(out.h.sizes(), torch::kDouble);
+        dstates = draw.normal(out.states.sizes(), torch::kDouble);
+        dlast = draw.normal(out.last.sizes(), torch::kDouble);
+      }
+      Tensor sum = (out.h * dh).sum();
+      if (use_states) sum = sum + (out.states * dstates).sum();
+      if (use_last) sum = sum + (out.last * dlast).sum();
+      sum.backward();
+      std::vector<Tensor> all = {out.h, out.states, out.last};
+      for (const Tensor* leaf : leaves) all.push_back(leaf->grad());
+      return all;
+    };
+    const auto want = run([](const Case& c) {
+      return rnn_forward(RnnKind::kLstm, c.gates, c.recurrent, c.bias, c.state, c.mask);
+    });
+    const auto got = run([](const Case& c) {
+      return lstm_operations(c.gates, c.recurrent, c.bias, c.state, c.mask);
+    });
+    for (std::size_t i = 0; i < want.size(); ++i)
+      EXPECT_LE((got[i] - want[i]).norm().item<double>(),
+                kTolerance * (want[i].norm().item<double>() + 1.0))
+          << "seed " << seed << ", tensor " << i;
+  }
+}
+
 TEST(RnnCell, PiecesEqualTheWhole) {
   for (const RnnKind kind : kKinds) {
     for (std::uint64_t seed = 0; seed < 30; ++seed) {
       Draw draw(seed);
       const Case one = random_case(draw, kind);
       const auto whole = rnn_forward(kind, one.gates, one.recurrent, one.bias, one.state, one.mask);
-      RnnOutput now = {{}, one.state};
+      RnnOutput now = {{}, {}, one.state};
       std::vector<Tensor> states;
       for (std::int64_t t = 0; t < one.gates.size(1); ++t) {
         now = rnn_forward(kind, one.gates.narrow(1, t, 1), one.recurrent, one.bias, now.last,
