@@ -12,7 +12,7 @@
 #include <mutex>
 
 #include "eval/probes/cell.h"
-#include "eval/probes/gradient_step.h"
+#include "eval/probes/training_step.h"
 #include "eval/probes/unfinished_run.h"
 #include "lram/core/error.h"
 #include "lram/model/backbones.h"
@@ -176,7 +176,7 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
   const bool one_length = settings.train_low == settings.train_high;
   BatchStream stream(task, settings.seed, settings.batch_size, settings.train_low,
                      settings.train_high, device.is_cpu() || one_length ? 1 : kLengthMultipleGpu);
-  GradientStep gradients(*model, task, settings, graphs);
+  TrainingStep step(*model, task, optimizer, settings, graphs);
 
   RunResult result{.chance = task.chance};
   for (const Tensor& parameter : model->parameters()) result.parameters += parameter.numel();
@@ -189,7 +189,7 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
   auto saved = start;
   const auto take_stock = [&] {
     result.seconds = seconds_before + std::chrono::duration<double>(Clock::now() - start).count();
-    result.replays = replays_before + gradients.replays();
+    result.replays = replays_before + step.replays();
   };
   const auto save = [&] {
     if (unfinished.empty()) return;
@@ -206,13 +206,14 @@ std::optional<RunResult> run_probe(const RunSettings& settings, torch::Device de
   bool done = result.reached || result.diverged;
   Batch batch = stream.next();
   while (!done && result.steps < settings.steps) {
-    gradients.run(batch);
+    result.diverged = !step.run(batch, schedule.rate(result.steps));
     for (const std::int32_t end : batch.ends) result.tokens += end;
     batch = stream.next();  // while a GPU is at work
-    result.diverged = !std::isfinite(optimizer.step(schedule.rate(result.steps)));
     ++result.steps;
     done = result.diverged;
     if (!done && (result.steps % settings.validate_every == 0 || result.steps == settings.steps)) {
+      result.diverged = done = step.diverged();
+      if (done) break;
       result.validation = validate();
       result.reached = reached(task, result.validation, settings.bar);
       done = result.reached;

@@ -62,7 +62,7 @@ double probe_score(ProbeModel& model, const Task& task, const RunSettings& setti
 /// Called after every step with the steps taken; true asks to stop.
 using StepCallback = std::function<bool(std::int64_t steps)>;
 
-/// Trains and tests. Nothing when the callback asked to stop. `graphs`: see gradient_step.h.
+/// Trains and tests. Nothing when the callback asked to stop. `graphs`: see training_step.h.
 /// `unfinished`: the file that a stopped run leaves, from which the next call with these settings
 /// goes on, to the same result; also written now and then, and never removed here. Throws
 /// Error(kUsage) for settings that fit no model or task.

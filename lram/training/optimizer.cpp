@@ -14,8 +14,10 @@
 
 namespace lram::training {
 namespace {
-double global_norm(const std::vector<torch::Tensor>& gradients) {
-  return at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients))).item<double>();
+constexpr double kNormEps = 1e-6;  // torch.nn.utils.clip_grad_norm_'s
+
+torch::Tensor global_norm(const std::vector<torch::Tensor>& gradients) {
+  return at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
 }
 
 bool ends_with_part(const std::string& name, const std::string& module) {
@@ -42,38 +44,95 @@ void Optimizer::zero_grad() {
   for (Slot& slot : slots_) slot.parameter.mutable_grad().reset();
 }
 
+std::vector<torch::Tensor> Optimizer::gradients() const {
+  std::vector<torch::Tensor> out;
+  for (const Slot& slot : slots_)
+    if (slot.parameter.grad().defined()) out.push_back(slot.parameter.grad());
+  LRAM_CHECK(!out.empty(), "no parameter has a gradient");
+  return out;
+}
+
 double Optimizer::step(double rate) {
   const torch::NoGradGuard no_grad;
-  std::vector<torch::Tensor> gradients;
-  for (const Slot& slot : slots_)
-    if (slot.parameter.grad().defined()) gradients.push_back(slot.parameter.grad());
-  LRAM_CHECK(!gradients.empty(), "no parameter has a gradient");
-  const double norm = global_norm(gradients);
+  const std::vector<torch::Tensor> all = gradients();
+  const double norm = global_norm(all).item<double>();
   if (!std::isfinite(norm)) return norm;
-  const double factor = config_.max_grad_norm / (norm + 1e-6);
-  if (config_.max_grad_norm > 0.0 && factor < 1.0) at::_foreach_mul_(gradients, factor);
-  ++num_steps_;
-  update(true, rate);
-  update(false, rate);
+  const double factor = config_.max_grad_norm / (norm + kNormEps);
+  if (config_.max_grad_norm > 0.0 && factor < 1.0) at::_foreach_mul_(all, factor);
+  set_num_steps(num_steps() + 1);
+  update(rate, torch::full({}, static_cast<double>(num_steps()), count_options()));
   return norm;
 }
 
-void Optimizer::update(bool decayed, double rate) {
-  std::vector<torch::Tensor> parameters, gradients, exp_avg, exp_avg_sq, steps;
-  for (const Slot& slot : slots_) {
-    if (slot.decayed != decayed || !slot.parameter.grad().defined()) continue;
-    parameters.push_back(slot.parameter);
-    gradients.push_back(slot.parameter.grad());
-    exp_avg.push_back(slot.exp_avg);
-    exp_avg_sq.push_back(slot.exp_avg_sq);
+torch::Tensor Optimizer::step_on_device(const torch::Tensor& rate) {
+  const torch::NoGradGuard no_grad;
+  LRAM_CHECK(steps_on_device_.defined(), "step_on_device() wants count_on_device() before");
+  const std::vector<torch::Tensor> all = gradients();
+  const torch::Tensor norm = global_norm(all);
+  if (config_.max_grad_norm > 0.0)
+    at::_foreach_mul_(all, (config_.max_grad_norm / (norm + kNormEps)).clamp_max(1.0));
+  const torch::Tensor finite = norm.isfinite();
+  steps_on_device_.add_(finite);
+  update(rate, steps_on_device_, finite.logical_not().to(torch::kFloat32));
+  return norm;
+}
+
+template <typename Rate>
+void Optimizer::update(const Rate& rate, const torch::Tensor& steps,
+                       const torch::Tensor& found_inf) {
+  for (const bool decayed : {true, false}) {
+    std::vector<torch::Tensor> parameters, gradients, exp_avg, exp_avg_sq;
+    for (const Slot& slot : slots_) {
+      if (slot.decayed != decayed || !slot.parameter.grad().defined()) continue;
+      parameters.push_back(slot.parameter);
+      gradients.push_back(slot.parameter.grad());
+      exp_avg.push_back(slot.exp_avg);
+      exp_avg_sq.push_back(slot.exp_avg_sq);
+    }
+    if (parameters.empty()) continue;
+    at::_fused_adamw_(parameters, gradients, exp_avg, exp_avg_sq, {},
+                      std::vector<torch::Tensor>(parameters.size(), steps), rate, config_.beta1,
+                      config_.beta2, decayed ? config_.weight_decay : 0.0, config_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/{},
+                      found_inf.defined() ? std::optional(found_inf) : std::nullopt);
   }
-  if (parameters.empty()) return;
-  // The kernel wants the count, the new step included, as float32 tensors beside the parameters.
-  const auto options = parameters.front().options().dtype(torch::kFloat32).requires_grad(false);
-  steps.assign(parameters.size(), torch::full({}, static_cast<double>(num_steps_), options));
-  at::_fused_adamw_(parameters, gradients, exp_avg, exp_avg_sq, {}, steps, rate, config_.beta1,
-                    config_.beta2, decayed ? config_.weight_decay : 0.0, config_.eps,
-                    /*amsgrad=*/false, /*maximize=*/false);
+}
+
+torch::TensorOptions Optimizer::count_options() const {
+  // The kernel wants the count, the new step included, as float32 beside the parameters.
+  return slots_.front().parameter.options().dtype(torch::kFloat32).requires_grad(false);
+}
+
+std::int64_t Optimizer::num_steps() const {
+  if (!steps_on_device_.defined()) return num_steps_;
+  return std::llround(steps_on_device_.item<double>());
+}
+
+void Optimizer::set_num_steps(std::int64_t num_steps) {
+  num_steps_ = num_steps;
+  if (steps_on_device_.defined()) steps_on_device_.fill_(static_cast<double>(num_steps));
+}
+
+void Optimizer::count_on_device() {
+  if (steps_on_device_.defined()) return;
+  steps_on_device_ = torch::full({}, static_cast<double>(num_steps_), count_options());
+}
+
+Optimizer::Snapshot Optimizer::snapshot() const {
+  Snapshot out{.tensors = {}, .num_steps = num_steps()};
+  for (const Slot& slot : slots_)
+    for (const torch::Tensor* x : {&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq})
+      out.tensors.push_back(x->detach().clone());
+  return out;
+}
+
+void Optimizer::restore(const Snapshot& snapshot) {
+  const torch::NoGradGuard no_grad;
+  LRAM_CHECK(snapshot.tensors.size() == 3 * slots_.size(), "a snapshot of another optimizer");
+  auto from = snapshot.tensors.begin();
+  for (Slot& slot : slots_)
+    for (torch::Tensor* x : {&slot.parameter, &slot.exp_avg, &slot.exp_avg_sq}) x->copy_(*from++);
+  set_num_steps(snapshot.num_steps);
 }
 
 const Optimizer::Slot& Optimizer::slot(const std::string& name) const {
@@ -96,7 +155,7 @@ void Optimizer::save(const std::filesystem::path& path) const {
     tensors.emplace_back("exp_avg." + slot.name, slot.exp_avg);
     tensors.emplace_back("exp_avg_sq." + slot.name, slot.exp_avg_sq);
   }
-  tensors.emplace_back("num_steps", torch::tensor(num_steps_));
+  tensors.emplace_back("num_steps", torch::tensor(num_steps()));
   model::save_tensors(path, tensors);
 }
 
@@ -110,6 +169,6 @@ void Optimizer::load(const std::filesystem::path& path) {
   }
   targets.emplace_back("num_steps", num_steps);
   model::load_tensors(SafetensorsFile(path), targets);
-  num_steps_ = num_steps.item<std::int64_t>();
+  set_num_steps(num_steps.item<std::int64_t>());
 }
 }  // namespace lram::training

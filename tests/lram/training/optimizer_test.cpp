@@ -154,6 +154,55 @@ TEST(Optimizer, NonFiniteGradientChangesNothing) {
   EXPECT_EQ(optimizer.num_steps(), 0);
 }
 
+TEST(Optimizer, StepOnDeviceEqualsStep) {
+  for (std::int64_t seed = 0; seed < 20; ++seed) {
+    torch::manual_seed(seed);
+    Parameters modules[2];
+    const std::int64_t rows = 1 + seed % 5, columns = 1 + seed % 7;
+    const torch::Tensor weight = torch::randn({rows, columns}), bias = torch::randn({rows});
+    for (Parameters& module : modules) {
+      module.add("a.weight", weight.clone());
+      module.add("a.bias", bias.clone());
+      module.add("unused.weight", torch::ones({2, 2}));
+      module.finish();
+    }
+    const OptimizerConfig config = {.weight_decay = 0.1, .max_grad_norm = seed % 2 ? 0.5 : 0.0};
+    Optimizer plain(modules[0], config), device(modules[1], config);
+    device.count_on_device();
+    for (int n = 0; n < 6; ++n) {
+      const bool bad = n == 3;  // a step that nothing comes of
+      const double rate = 0.01 * (n + 1);
+      for (const char* name : {"a.weight", "a.bias"}) {
+        torch::Tensor gradient = torch::randn_like(modules[0].named_parameters()[name]);
+        if (bad) gradient.view({-1})[0] = std::numeric_limits<float>::infinity();
+        for (Parameters& module : modules)
+          module.named_parameters()[name].mutable_grad() = gradient.clone();
+      }
+      const double norm = plain.step(rate);
+      const torch::Tensor on_device = device.step_on_device(torch::tensor(rate, torch::kFloat32));
+      if (bad) {
+        EXPECT_FALSE(std::isfinite(on_device.item<double>()));
+      } else {
+        EXPECT_NEAR(on_device.item<double>(), norm, 1e-6 * norm);
+      }
+      EXPECT_EQ(device.num_steps(), plain.num_steps());
+      for (const auto& item : modules[0].named_parameters()) {
+        const torch::Tensor got = modules[1].named_parameters()[item.key()];
+        EXPECT_TRUE(torch::allclose(got, item.value(), 1e-5, 1e-6)) << item.key() << ", step " << n;
+        EXPECT_TRUE(torch::allclose(device.exp_avg_sq(item.key()), plain.exp_avg_sq(item.key()),
+                                    1e-5, 1e-9));
+      }
+    }
+    const Optimizer::Snapshot kept = device.snapshot();
+    const torch::Tensor before = modules[1].named_parameters()["a.bias"].detach().clone();
+    device.step_on_device(torch::tensor(0.1f));
+    EXPECT_FALSE(torch::equal(modules[1].named_parameters()["a.bias"], before));
+    device.restore(kept);
+    EXPECT_TRUE(torch::equal(modules[1].named_parameters()["a.bias"], before));
+    EXPECT_EQ(device.num_steps(), plain.num_steps());
+  }
+}
+
 TEST(Optimizer, StateGoesThroughAFile) {
   const test::TempFolder folder;
   const fs::path path = folder.path() / "optimizer.safetensors";

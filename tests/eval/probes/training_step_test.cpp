@@ -1,6 +1,6 @@
-// Gradients of a training step: those of the loss, and on a GPU the same whether the step was
+// A training step: AdamW on the gradients of the loss, and on a GPU the same whether it was
 // replayed as a CUDA graph or not.
-#include "eval/probes/gradient_step.h"
+#include "eval/probes/training_step.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/record_function.h>
@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "eval/probes/cell.h"
+#include "lram/training/optimizer.h"
 
 namespace lram::eval::probes {
 namespace {
@@ -32,11 +33,16 @@ RunSettings tiny(const std::string& cell) {
   return s;
 }
 
-std::vector<torch::Tensor> gradients_of(const ProbeModel& model) {
+constexpr double kRate = 0.01;
+
+training::OptimizerConfig config_of(const RunSettings& s) {
+  return {.weight_decay = s.weight_decay, .max_grad_norm = s.max_grad_norm};
+}
+
+std::vector<torch::Tensor> weights_of(const ProbeModel& model) {
   std::vector<torch::Tensor> out;
   for (const torch::Tensor& parameter : model.parameters())
-    out.push_back(parameter.grad().defined() ? parameter.grad().clone()
-                                             : torch::zeros_like(parameter));
+    out.push_back(parameter.detach().clone());
   return out;
 }
 
@@ -49,23 +55,30 @@ double distance(const std::vector<torch::Tensor>& a, const std::vector<torch::Te
   return std::sqrt(apart / size);
 }
 
-TEST(GradientStep, GivesTheGradientsOfTheLoss) {
+TEST(TrainingStep, FollowsTheGradientsOfTheLoss) {
   at::set_num_threads(1);
   for (const std::string& cell : cell_names()) {
     const RunSettings settings = tiny(cell);
     const Task task = make_task("parity");
-    ProbeModel model(task, settings);
+    ProbeModel model(task, settings), other(task, settings);  // equal weights
+    training::Optimizer optimizer(model, config_of(settings)), by_hand(other, config_of(settings));
     BatchStream stream(task, 0, settings.batch_size, settings.train_low, settings.train_high);
-    const Batch batch = stream.next();
-    GradientStep step(model, task, settings, /*graphs=*/true);
-    step.run(batch);
-    const auto got = gradients_of(model);
-    for (const torch::Tensor& parameter : model.parameters())
-      EXPECT_EQ(parameter.grad().strides(), parameter.strides()) << cell << ", for AdamW";
-    for (torch::Tensor& parameter : model.parameters()) parameter.mutable_grad().reset();
-    probe_loss(model, task, batch_tensors(task, batch, 0)).backward();
-    EXPECT_EQ(distance(got, gradients_of(model)), 0.0) << cell;
+    TrainingStep step(model, task, optimizer, settings, /*graphs=*/true);
+    for (int n = 0; n < 3; ++n) {
+      const Batch batch = stream.next();
+      EXPECT_TRUE(step.run(batch, kRate)) << cell;
+      for (const torch::Tensor& parameter : model.parameters())
+        EXPECT_EQ(parameter.grad().strides(), parameter.strides()) << cell << ", for AdamW";
+      by_hand.zero_grad();
+      probe_loss(other, task, batch_tensors(task, batch, 0)).backward();
+      by_hand.step(kRate);
+      EXPECT_EQ(distance(weights_of(model), weights_of(other)), 0.0) << cell << ", step " << n;
+    }
     EXPECT_EQ(step.replays(), 0) << "on a CPU nothing is recorded";
+    EXPECT_FALSE(step.diverged());
+    model.parameters()[0].data().fill_(NAN);
+    EXPECT_FALSE(step.run(stream.next(), kRate)) << cell;
+    EXPECT_TRUE(step.diverged());
   }
 }
 
@@ -79,18 +92,18 @@ std::unique_ptr<at::ObserverContext> count_host_reads(const at::RecordFunction& 
 }
 
 // A graph cannot be recorded of a step that waits for a value. (Masks are looked at on a CPU only,
-// so this batch has none.)
-TEST(GradientStep, AsksTheHostForNothing) {
+// so this batch has none.) AdamW on a CPU reads rate and count, which it does not on a GPU.
+TEST(TrainingStep, AsksTheHostForNothing) {
   at::set_num_threads(1);  // others would be waited for, where processors are shared
   const auto handle = at::addGlobalCallback(at::RecordFunctionCallback(&count_host_reads));
   for (const std::string& cell : cell_names()) {
     const RunSettings settings = tiny(cell);
     const Task task = make_task("parity");
     ProbeModel model(task, settings);
-    GradientStep step(model, task, settings, /*graphs=*/true);
     const Batch batch = make_batch(task, {draw_sequence(task, 0, Split::kTrain, 0, 9, 9)});
+    const BatchTensors tensors = batch_tensors(task, batch, 0);
     host_reads = 0;
-    step.run(batch);
+    probe_loss(model, task, tensors).backward();
     EXPECT_EQ(host_reads, 0) << cell;
   }
   host_reads = 0;
@@ -99,7 +112,7 @@ TEST(GradientStep, AsksTheHostForNothing) {
   at::removeCallback(handle);
 }
 
-class GradientStepGpu : public testing::Test {
+class TrainingStepGpu : public testing::Test {
  protected:
   void SetUp() override {
     if (!torch::cuda::is_available()) GTEST_SKIP() << "no NVIDIA GPU that LibTorch can use";
@@ -111,7 +124,7 @@ class GradientStepGpu : public testing::Test {
 
 constexpr double kTol = 1e-3;  // float32 sums whose order changes from run to run
 
-TEST_F(GradientStepGpu, AReplayGivesWhatAPlainStepGives) {
+TEST_F(TrainingStepGpu, AReplayGivesWhatAPlainStepGives) {
   for (const std::string& cell : cell_names()) {
     const RunSettings settings = tiny(cell);
     const Task task = make_task("parity");
@@ -122,22 +135,27 @@ TEST_F(GradientStepGpu, AReplayGivesWhatAPlainStepGives) {
     ProbeModel plain_model(task, settings), graph_model(task, settings);
     plain_model.to(device);
     graph_model.to(device);
-    GradientStep plain(plain_model, task, settings, /*graphs=*/false);
-    GradientStep graph(graph_model, task, settings, /*graphs=*/true);
+    training::Optimizer plain_optimizer(plain_model, config_of(settings)),
+        graph_optimizer(graph_model, config_of(settings));
+    TrainingStep plain(plain_model, task, plain_optimizer, settings, /*graphs=*/false);
+    TrainingStep graph(graph_model, task, graph_optimizer, settings, /*graphs=*/true);
     BatchStream stream(task, 0, settings.batch_size, settings.train_low, settings.train_high);
     for (int n = 0; n < 24; ++n) {
       const Batch batch = stream.next();
-      plain.run(batch);
-      graph.run(batch);
-      EXPECT_LT(distance(gradients_of(graph_model), gradients_of(plain_model)), kTol)
+      // AdamW moves a weight by the rate whatever its gradient's size, so rounding grows.
+      plain.run(batch, 1e-4);
+      graph.run(batch, 1e-4);
+      EXPECT_LT(distance(weights_of(graph_model), weights_of(plain_model)), kTol)
           << cell << ", batch " << n;
     }
     EXPECT_EQ(plain.replays(), 0);
+    EXPECT_EQ(graph_optimizer.num_steps(), 24) << cell;
+    EXPECT_FALSE(graph.diverged()) << cell;
     EXPECT_GT(graph.replays(), 8) << cell;
   }
 }
 
-TEST_F(GradientStepGpu, RunsSideBySideEndAsTheyWouldAlone) {
+TEST_F(TrainingStepGpu, RunsSideBySideEndAsTheyWouldAlone) {
   const std::vector<std::string> cells = {"slstm", "mlstm", "lstm", "mamba", "gpt2"};
   std::vector<std::optional<RunResult>> together(cells.size());
   std::vector<std::thread> threads;
