@@ -8,6 +8,7 @@
 
 #ifdef LRAM_HAVE_KERNELS
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
 #include <array>
@@ -136,6 +137,9 @@ bool TrainingStep::run(const Batch& host, double rate) {
   const BatchTensors batch = batch_tensors(task_, host, /*tail=*/0);
 #ifdef LRAM_HAVE_KERNELS
   if (graphs_) {
+    // A copy out of ordinary memory would wait for the last step too, but keep other threads from
+    // launching theirs meanwhile.
+    c10::cuda::getCurrentCUDAStream().synchronize();
     graphs_->rate.fill_(rate);
     const auto step_with = [&](const std::vector<Tensor>& gradients) {
       hand_out(gradients);
