@@ -115,8 +115,10 @@ torch::Device ProbeModel::device() const { return head_->weight.device(); }
 Tensor ProbeModel::hidden(const BatchTensors& batch) {
   const Tensor x =
       table_.defined() ? torch::embedding(table_, batch.inputs) : inputs_->forward(batch.inputs);
+  // Pads come last, where nothing that is scored sees them: a CPU saves work by skipping them, while
+  // a GPU, which waits for launches, saves some by not knowing of them.
   model::SequenceMask mask;
-  mask.end = batch.ends;
+  if (x.is_cpu()) mask.end = batch.ends;
   return backbone_->forward(x, /*state=*/{}, mask, model::FinalState::kDropped).hidden;
 }
 
