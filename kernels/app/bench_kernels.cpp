@@ -123,8 +123,8 @@ nlohmann::json measure(const Row& row, bool check, kernels::GraphTimer* timer,
   out["forward_floor_ms"] = forward_floor;
   out["both_floor_ms"] = both_floor;
   if (!mlstm) {
-    out["forward_copy_ms"] = time_copy(*timer, work.bytes).median_ms;
-    out["both_copy_ms"] = time_copy(*timer, work.bytes + back.bytes).median_ms;
+    out["forward_copy_ms"] = time_copy(*timer, {work.bytes}).median_ms;
+    out["both_copy_ms"] = time_copy(*timer, {work.bytes, back.bytes}).median_ms;
     return out;
   }
   // Attention as wide as the values: heads of K units.
@@ -147,7 +147,8 @@ std::string percent(double part) { return fmt::format("{:.0f} %", 100.0 * part);
 
 void print_table(const nlohmann::json& rows) {
   Table table({"kernel", "B,T,H,K,V", "gate", "path", "fw ms", "p99", "fw+bw", "p99", "GB/s",
-               "GB/s", "of floor", "of floor", "cuDNN fw", "fw+bw", "ratio", "ratio", "MiB"});
+               "GB/s", "of floor", "of floor", "of copy", "of copy", "cuDNN fw", "fw+bw", "ratio",
+               "ratio", "MiB"});
   const auto ms = [](const nlohmann::json& value) {
     return fmt::format("{:.4f}", value.get<double>());
   };
@@ -168,6 +169,8 @@ void print_table(const nlohmann::json& rows) {
         fmt::format("{:.0f}", row["both_gbps"].get<double>()),
         percent(row["forward_floor_ms"].get<double>() / fw),
         percent(row["both_floor_ms"].get<double>() / both)};
+    for (const auto& [key, time] : {std::pair("forward_copy_ms", fw), {"both_copy_ms", both}})
+      cells.push_back(row.contains(key) ? percent(row[key].get<double>() / time) : "-");
     if (row.contains("attention") && row["attention"].contains("forward")) {
       const double theirs = row["attention"]["forward"]["median_ms"],
                    theirs_both = row["attention"]["both"]["median_ms"];
@@ -212,6 +215,7 @@ int bench_kernels(const app::Args& args) {
       "way; heads of K units) and beside\nthe floor that this GPU's copy rate and bf16 product "
       "rate set, measured first. Without --shape: the shapes\nwhose speed is promised. "
       "B batch, T tokens, H heads, K units of a query or key, V of a value.\n"
+      "head_norm_gate stands beside a copy of as many bytes as well, a kernel for each pass.\n"
       "--check compares with float64 and makes the exit code 1 where an error is above its bar. An "
       "error is\n||x - ref|| / max(||ref||, ||ref without the normaliser's part||), of df at least "
       "of 1e-2 ||di sigmoid(-f)||.\nPlain: what a plain run with the same roundings loses (16 "

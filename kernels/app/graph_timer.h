@@ -2,6 +2,7 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <vector>
 
 namespace lram::kernels {
 
@@ -28,8 +29,9 @@ struct Ceilings {
 };
 Ceilings measure_ceilings(GraphTimer& timer);
 
-/// A copy by a kernel that moves `bytes` in all, half of them read.
-Timing time_copy(GraphTimer& timer, double bytes);
+/// Copies by one kernel for each of `passes`, which moves that many bytes in all, half of them
+/// read.
+Timing time_copy(GraphTimer& timer, const std::vector<double>& passes);
 
 /// Causal attention by cuDNN through LibTorch's SDPA, bf16, [B, H, T, d] views of [B, T, H, d].
 struct AttentionTiming {

@@ -16,6 +16,22 @@ void launch_kernel(void (*kernel)(Parameters...), dim3 blocks, dim3 threads,
   kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...);
 }
 
+/// A kernel whose blocks may start before the kernel enqueued before it has ended: it calls
+/// dependency_wait (ptx.cuh) before it reads what that one wrote. Not `early`: an ordinary launch,
+/// for devices that run code built below sm_90, which does not wait.
+template <typename... Parameters>
+void launch_dependent_kernel(void (*kernel)(Parameters...), dim3 blocks, dim3 threads,
+                             std::size_t shared_bytes, cudaStream_t stream, bool early,
+                             const std::type_identity_t<Parameters>&... arguments) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks, config.blockDim = threads, config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream, config.attrs = &attribute, config.numAttrs = early ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
 /// The block's dynamic shared memory, aligned to 1024 bytes.
 __device__ inline unsigned char* dynamic_shared() {
   extern __shared__ __align__(1024) unsigned char dynamic_shared_bytes[];

@@ -1,6 +1,8 @@
 // Everything that can be refused, then the launch.
 #include "kernels/head_norm_gate/head_norm_gate.h"
 
+#include <cmath>
+#include <limits>
 #include <string>
 
 #include "kernels/common/cuda_check.h"
@@ -27,6 +29,24 @@ void check_pointer(const char* name, const void* data) {
                 "{} lies {} bytes past a multiple of 16, wanted a multiple of 16", argument, past);
 }
 
+/// The kernels' offsets are 32 bits of `unit` bytes.
+template <typename Tensor>
+void check_span(const HeadNormGateProblem& p, const char* name, const Tensor& x, std::int64_t size,
+                std::int64_t unit) {
+  const auto reach = [](int count, std::int64_t stride) {  // double: no product overflows
+    return (count - 1.0) * std::abs(static_cast<double>(stride));
+  };
+  const double bytes =
+      static_cast<double>(size) *
+      (reach(p.batch, x.stride_b) + reach(p.tokens, x.stride_t) + reach(p.heads, x.stride_h));
+  const auto most = static_cast<double>(unit * std::numeric_limits<std::int32_t>::max());
+  if (bytes > most)
+    throw_error(ErrorKind::kUsage,
+                "head_norm_gate: {} has {:.0f} bytes between its first row and its last, wanted at "
+                "most {:.0f}",
+                name, bytes, most);
+}
+
 void check_tensor(const HeadNormGateProblem& p, const char* name, const HeadTensor& x) {
   check_pointer(name, x.data);
   const std::int64_t size = p.dtype == DType::kBFloat16 ? 2 : 4;
@@ -41,6 +61,7 @@ void check_tensor(const HeadNormGateProblem& p, const char* name, const HeadTens
       throw_error(ErrorKind::kUsage,
                   "head_norm_gate: {} has a stride of {} bytes over {}, wanted a multiple of 16",
                   name, stride.elements * size, stride.name);
+  check_span(p, name, x, size, 8);
 }
 
 void check_problem(const HeadNormGateProblem& p) {
@@ -92,6 +113,7 @@ void head_norm_gate_backward(const HeadNormGateBackward& args) {
   check_tensor(p, "dy", args.dy);
   check_tensor(p, "dh", args.dh);
   check_tensor(p, "dz", args.dz);
+  check_span(p, "dh_dot_h", args.dh_dot_h, sizeof(float), sizeof(float));
   check_pointer("dweight", args.dweight);
   if (p.skip != nullptr) {
     check_tensor(p, "dconv", args.dconv);

@@ -9,112 +9,33 @@
 // Sums over tokens: per thread, per block through shared memory, then over the blocks by a second
 // kernel, always in the same order.
 //
-// Moves 4 (forward) and 7 (backward) tensors once, 3 and 5 without conv: bound by memory at some 10
-// operations a byte, so plain vector loads at a good occupancy do, and one source serves every
-// architecture: there is no product for wgmma and no tile that two threads share for TMA.
-#include <cuda_bf16.h>
-
+// Moves 4 (forward) and 7 (backward) tensors once, 3 and 5 without conv, at some 10 operations a
+// byte: bound by memory once enough bytes are on their way and few enough instructions stand
+// between them. So the next row is asked for before this one is worked on (Rows), offsets are 32
+// bits that step, and gate and conv are known at compile time for the two forms that models use.
+// How rows came to registers, in us on an H200 and in percent of the bytes at the copy rate (best
+// of each; there is no product for wgmma and no tile that two threads share for TMA):
+//                           64x150x4x256      64x150x4x640      8x8192x16x256 sigmoid
+//                            fw      bw        fw      bw        fw       bw
+//   a row when it is due    30.9    54.2      65.8   112.4      550     1015  (68, 62 %)
+//   next row in registers   25.6    46.9      55.6   108.4      406      733  (92, 85 %)  <- this
+//   cp.async ring           26.3    44.3      59.8   122.5      398      686
+//   bulk-copy ring          26.3    46.2      59.2    96.1      403      712
+//   a copy of the bytes     24.2    37.5      53.5    86.0      373      626
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
+#include <type_traits>
 
 #include "kernels/common/device.h"
 #include "kernels/common/launch.cuh"
+#include "kernels/common/ptx.cuh"
 #include "kernels/head_norm_gate/head_norm_gate_launch.h"
+#include "kernels/head_norm_gate/head_norm_gate_rows.cuh"
 
 namespace lram::kernels {
 namespace {
-
-constexpr int kThreads = 256;
-
-template <typename T>
-struct Tensor {
-  T* data;
-  std::int64_t stride_b, stride_t, stride_h;
-  __device__ T* row(int b, int t, int h) const {
-    return data + b * stride_b + t * stride_t + h * stride_h;
-  }
-};
-
-template <typename T>
-struct Arguments {
-  int batch, tokens, heads, dim;
-  bool silu;
-  float eps, weight_offset;
-  Tensor<const T> h, z, conv, dy;  // data of conv null: absent
-  Tensor<T> y, dh, dz, dconv;
-  Tensor<float> dh_dot_h;
-  const float *weight, *skip;
-  float* partial;  // [grid.x, 2, H, d]
-};
-
-/// kWidth units that one instruction moves.
-template <typename T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Vector;
-template <int kWidth>
-struct alignas(2 * kWidth) Vector<__nv_bfloat16, kWidth> {
-  __nv_bfloat162 pair[kWidth / 2];
-  __device__ float operator[](int i) const {
-    return i % 2 == 0 ? __low2float(pair[i / 2]) : __high2float(pair[i / 2]);
-  }
-  __device__ static Vector of(const float* x) {
-    Vector out;
-#pragma unroll
-    for (int i = 0; i < kWidth / 2; ++i)
-      out.pair[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-    return out;
-  }
-};
-template <int kWidth>
-struct alignas(4 * kWidth) Vector<float, kWidth> {
-  float unit[kWidth];
-  __device__ float operator[](int i) const { return unit[i]; }
-  __device__ static Vector of(const float* x) {
-    Vector out;
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) out.unit[i] = x[i];
-    return out;
-  }
-};
-
-/// Which units a thread holds. kExact: the group covers d to the unit.
-template <typename T_, int kLanes_, int kVectors_, int kWidth_, bool kExact_>
-struct Tile {
-  using T = T_;
-  using Vector = lram::kernels::Vector<T, kWidth_>;
-  static constexpr int kLanes = kLanes_, kVectors = kVectors_, kWidth = kWidth_;
-  static constexpr bool kExact = kExact_;
-  static constexpr int kUnits = kVectors * kWidth;
-  static constexpr int kGroups = kThreads / kLanes;  // per block
-  static constexpr int kSpan = kLanes * kUnits;
-  // Blocks that a multiprocessor holds at once, as registers allow without spilling: 40 KiB and
-  // more of loads in flight, twice what the memory's latency needs.
-  static constexpr int kForwardBlocks = kUnits > 16 ? 2 : kUnits > 8 ? 3 : 4;
-  static constexpr int kBackwardBlocks = kUnits > 20 ? 1 : kUnits > 8 ? 2 : 3;
-  static_assert(kLanes <= 32 && sizeof(Vector) <= 16);
-
-  /// First unit of the thread's vector v.
-  __device__ static int unit(int v) {
-    return (v * kLanes + static_cast<int>(threadIdx.x) % kLanes) * kWidth;
-  }
-  __device__ static bool holds(int v, int dim) { return kExact || unit(v) < dim; }
-
-  __device__ static void load(Vector (&out)[kVectors], const T* row, bool valid, int dim) {
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      out[v] = {};
-      if (valid && holds(v, dim)) out[v] = *reinterpret_cast<const Vector*>(row + unit(v));
-    }
-  }
-  __device__ static void store(T* row, int v, const float* x) {
-    *reinterpret_cast<Vector*>(row + unit(v)) = Vector::of(x);
-  }
-  __device__ static float sum(float x) {
-#pragma unroll
-    for (int distance = kLanes / 2; distance > 0; distance /= 2)
-      x += __shfl_xor_sync(0xffffffffu, x, distance);
-    return x;
-  }
-};
+using namespace norm_gate;
 
 struct Moments {
   float mean, rstd;
@@ -127,8 +48,8 @@ __device__ Moments moments(const typename Tile::Vector (&h)[Tile::kVectors], int
   for (int v = 0; v < Tile::kVectors; ++v)
 #pragma unroll
     for (int i = 0; i < Tile::kWidth; ++i) sum += h[v][i];
-  const float count = static_cast<float>(dim);
-  const float mean = Tile::sum(sum) / count;
+  const float over = 1.0f / static_cast<float>(Tile::dim(dim));
+  const float mean = Tile::sum(sum) * over;
   float squares = 0.0f;
 #pragma unroll
   for (int v = 0; v < Tile::kVectors; ++v) {
@@ -136,69 +57,51 @@ __device__ Moments moments(const typename Tile::Vector (&h)[Tile::kVectors], int
 #pragma unroll
     for (int i = 0; i < Tile::kWidth; ++i) squares += (h[v][i] - mean) * (h[v][i] - mean);
   }
-  return {mean, rsqrtf(Tile::sum(squares) / count + eps)};
+  return {mean, rsqrtf(Tile::sum(squares) * over + eps)};
 }
 
-__device__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-
-/// Four floats of a [H, d] vector, aligned as d is a multiple of 8.
-__device__ float4 four(const float* x) { return __ldg(reinterpret_cast<const float4*>(x)); }
-
-template <int kWidth>
-__device__ void load_floats(float (&out)[kWidth], const float* x) {
-#pragma unroll
-  for (int i = 0; i < kWidth; i += 4) {
-    const float4 part = four(x + i);
-    out[i] = part.x, out[i + 1] = part.y, out[i + 2] = part.z, out[i + 3] = part.w;
-  }
+__device__ float sigmoid(float x) {
+  return reciprocal_fast(1.0f + exp2_fast(x * -1.4426950408889634f));
 }
 
-/// The tokens of head blockIdx.y, kGroups at a time: calls visit(b, t, valid) in every thread.
-template <typename Tile, typename Visit>
-__device__ void for_each_token(int batch, int tokens, const Visit& visit) {
-  const int total = batch * tokens, group = static_cast<int>(threadIdx.x) / Tile::kLanes;
-  const int stride = static_cast<int>(gridDim.x) * Tile::kGroups;
-  for (int first = static_cast<int>(blockIdx.x) * Tile::kGroups; first < total; first += stride) {
-    const int n = first + group;
-    visit(n / tokens, n % tokens, n < total);
-  }
-}
-
-template <typename Tile>
-__global__ void __launch_bounds__(kThreads, Tile::kForwardBlocks)
-    head_norm_gate_forward_kernel(const __grid_constant__ Arguments<typename Tile::T> a) {
-  const int head = static_cast<int>(blockIdx.y);
-  const float* weight = a.weight + head * a.dim;
-  const float* skip = a.skip + head * a.dim;
-  const bool with_conv = a.conv.data != nullptr;
-  for_each_token<Tile>(a.batch, a.tokens, [&](int b, int t, bool valid) {
-    typename Tile::Vector h[Tile::kVectors], z[Tile::kVectors], conv[Tile::kVectors];
-    Tile::load(h, a.h.row(b, t, head), valid, a.dim);
-    Tile::load(z, a.z.row(b, t, head), valid, a.dim);
-    Tile::load(conv, a.conv.row(b, t, head), valid && with_conv, a.dim);
-    const Moments m = moments<Tile>(h, a.dim, a.eps);
-    if (!valid) return;
+template <typename C>
+__global__ void __launch_bounds__(C::kThreads, C::kPlan.blocks)
+    head_norm_gate_forward_kernel(const __grid_constant__ Arguments<typename C::Tile> a) {
+  using Tile = typename C::Tile;
+  const Work<C> work(a);
+  Rows<C> rows(a, work);
+  Weights<C> weights(a, work.head);
+  for (int round = 0; round < work.rounds; ++round) {
+    rows.acquire(round);
+    const Moments m = moments<Tile>(rows.row[kH], a.dim, a.eps);
+    const float shift = -m.mean * m.rstd;
+    if (rows.valid(round)) {
+      typename C::T* y_row = rows.output(kY);
 #pragma unroll
-    for (int v = 0; v < Tile::kVectors; ++v) {
-      if (!Tile::holds(v, a.dim)) continue;
-      float w[Tile::kWidth], s[Tile::kWidth] = {}, y[Tile::kWidth];
-      load_floats(w, weight + Tile::unit(v));
-      if (with_conv) load_floats(s, skip + Tile::unit(v));
+      for (int v = 0; v < Tile::kVectors; ++v) {
+        if (!Tile::holds(v, a.dim)) continue;
+        const int at = weights.of(v);
+        float y[Tile::kWidth];
 #pragma unroll
-      for (int i = 0; i < Tile::kWidth; ++i) {
-        const float n = (h[v][i] - m.mean) * m.rstd * (a.weight_offset + w[i]);
-        const float gate = sigmoid(z[v][i]);
-        y[i] = (n + s[i] * conv[v][i]) * (a.silu ? gate * z[v][i] : gate);
+        for (int i = 0; i < Tile::kWidth; ++i) {
+          float sum = (rows.row[kH][v][i] * m.rstd + shift) * weights.scale[at + i];
+          if constexpr (C::kHasConv) sum += weights.skips[at + i] * rows.row[rows.kConvRow][v][i];
+          const float z = rows.row[kZ][v][i], gate = sigmoid(z);
+          y[i] = sum * (C::silu(a) ? gate * z : gate);
+        }
+        store<Tile>(y_row, v, y);
       }
-      Tile::store(a.y.row(b, t, head), v, y);
     }
-  });
+    rows.release();
+  }
 }
 
-/// Adds `x` of all groups of the block and writes row [d] of `partial`.
-template <typename Tile>
-__device__ void write_partial(const float (&x)[Tile::kUnits], float* shared, float* partial,
-                              int dim) {
+/// Adds `x` over the slots of the block, for each of its heads, into partial [H, d].
+template <typename C>
+__device__ void write_partial(const float (&x)[C::Tile::kUnits], float* shared,
+                              const Arguments<typename C::Tile>& a, float* partial) {
+  using Tile = typename C::Tile;
+  const int beside = a.heads_per_block, columns = beside * Tile::kSpan, dim = Tile::dim(a.dim);
   const int group = static_cast<int>(threadIdx.x) / Tile::kLanes;
   __syncthreads();
 #pragma unroll
@@ -207,82 +110,87 @@ __device__ void write_partial(const float (&x)[Tile::kUnits], float* shared, flo
     for (int i = 0; i < Tile::kWidth; ++i)
       shared[group * Tile::kSpan + Tile::unit(v) + i] = x[v * Tile::kWidth + i];
   __syncthreads();
-  for (int unit = static_cast<int>(threadIdx.x); unit < dim; unit += kThreads) {
+  for (int column = static_cast<int>(threadIdx.x); column < columns; column += C::kThreads) {
+    const int head = static_cast<int>(blockIdx.y) * beside + column / Tile::kSpan;
+    const int unit = column % Tile::kSpan;
+    if (unit >= dim) continue;
     float sum = 0.0f;
-    for (int g = 0; g < Tile::kGroups; ++g) sum += shared[g * Tile::kSpan + unit];
-    partial[unit] = sum;
+    for (int i = column; i < C::kGroups * Tile::kSpan; i += columns) sum += shared[i];
+    partial[head * dim + unit] = sum;
   }
 }
 
-template <typename Tile>
-__global__ void __launch_bounds__(kThreads, Tile::kUnits > 20  ? 1
-                                            : Tile::kUnits > 8 ? 2
-                                                               : 3)
-    head_norm_gate_backward_kernel(const __grid_constant__ Arguments<typename Tile::T> a) {
-  __shared__ float shared[Tile::kGroups * Tile::kSpan];
-  const int head = static_cast<int>(blockIdx.y);
-  const float* weight = a.weight + head * a.dim;
-  const float* skip = a.skip + head * a.dim;
-  const bool with_conv = a.conv.data != nullptr;
-  const float count = static_cast<float>(a.dim);
+template <typename C>
+__global__ void __launch_bounds__(C::kThreads, C::kPlan.blocks)
+    head_norm_gate_backward_kernel(const __grid_constant__ Arguments<typename C::Tile> a) {
+  using Tile = typename C::Tile;
+  __shared__ float shared[C::kGroups * Tile::kSpan];
+  launch_dependents();  // the sums' kernel, which waits for the end of this one
+  const Work<C> work(a);
+  Rows<C> rows(a, work);
+  Weights<C> weights(a, work.head);
+  const float over = 1.0f / static_cast<float>(Tile::dim(a.dim));
   float dweight[Tile::kUnits] = {}, dskip[Tile::kUnits] = {};
-  for_each_token<Tile>(a.batch, a.tokens, [&](int b, int t, bool valid) {
-    typename Tile::Vector h[Tile::kVectors], z[Tile::kVectors], conv[Tile::kVectors],
-        dy[Tile::kVectors];
-    Tile::load(h, a.h.row(b, t, head), valid, a.dim);
-    Tile::load(z, a.z.row(b, t, head), valid, a.dim);
-    Tile::load(dy, a.dy.row(b, t, head), valid, a.dim);
-    Tile::load(conv, a.conv.row(b, t, head), valid && with_conv, a.dim);
-    Moments m = moments<Tile>(h, a.dim, a.eps);
+  for (int round = 0; round < work.rounds; ++round) {
+    rows.acquire(round);
+    Moments m = moments<Tile>(rows.row[kH], a.dim, a.eps);
+    const bool valid = rows.valid(round);
     if (!valid) m.rstd = 0.0f;  // adds zeros to the sums, with eps = 0 too
-    float g[Tile::kUnits], sum_g = 0.0f, sum_gx = 0.0f;
+    const float shift = -m.mean * m.rstd;
+    float g[Tile::kUnits] = {}, sum_g = 0.0f, sum_gx = 0.0f;
 #pragma unroll
     for (int v = 0; v < Tile::kVectors; ++v) {
       if (!Tile::holds(v, a.dim)) continue;
-      float w[Tile::kWidth], s[Tile::kWidth] = {}, dz[Tile::kWidth], dconv[Tile::kWidth];
-      load_floats(w, weight + Tile::unit(v));
-      if (with_conv) load_floats(s, skip + Tile::unit(v));
+      const int at = weights.of(v);
+      float dz[Tile::kWidth], dconv[Tile::kWidth];
 #pragma unroll
       for (int i = 0; i < Tile::kWidth; ++i) {
         const int u = v * Tile::kWidth + i;
-        const float x = (h[v][i] - m.mean) * m.rstd, scale = a.weight_offset + w[i];
-        const float sigma = sigmoid(z[v][i]);
-        const float gate = a.silu ? sigma * z[v][i] : sigma;
-        const float slope = gate * (1.0f - sigma) + (a.silu ? sigma : 0.0f);
-        dz[i] = dy[v][i] * (x * scale + s[i] * conv[v][i]) * slope;
-        const float dn = dy[v][i] * gate;
-        dconv[i] = dn * s[i];
+        const float x = rows.row[kH][v][i] * m.rstd + shift, scale = weights.scale[at + i];
+        const float z = rows.row[kZ][v][i], dy = rows.row[kDy][v][i], sigma = sigmoid(z);
+        const float gate = C::silu(a) ? sigma * z : sigma;
+        const float slope = gate * (1.0f - sigma) + (C::silu(a) ? sigma : 0.0f);
+        const float dn = dy * gate;
+        float sum = x * scale;
+        if constexpr (C::kHasConv) {
+          const float conv = rows.row[rows.kConvRow][v][i], skip = weights.skips[at + i];
+          sum += skip * conv;
+          dconv[i] = dn * skip;
+          dskip[u] += dn * conv;
+        }
+        dz[i] = dy * slope * sum;
         dweight[u] += dn * x;
-        dskip[u] += dn * conv[v][i];
         g[u] = dn * scale;
         sum_g += g[u];
         sum_gx += g[u] * x;
       }
       if (!valid) continue;
-      Tile::store(a.dz.row(b, t, head), v, dz);
-      if (with_conv) Tile::store(a.dconv.row(b, t, head), v, dconv);
+      store<Tile>(rows.output(kDz), v, dz);
+      if constexpr (C::kHasConv)
+        if (C::with_conv(a)) store<Tile>(rows.output(kDconv), v, dconv);
     }
-    sum_g = Tile::sum(sum_g);
-    sum_gx = Tile::sum(sum_gx);
-    if (!valid) return;
-    const float mean_g = sum_g / count, mean_gx = sum_gx / count;
+    sum_g = Tile::sum(sum_g), sum_gx = Tile::sum(sum_gx);
+    if (valid) {  // dh = r (g - mean g - x mean(g x)), x = h r + shift
+      const float mean_gx = sum_gx * over, slope = -m.rstd * m.rstd * mean_gx;
+      const float level = -m.rstd * (sum_g * over + shift * mean_gx);
 #pragma unroll
-    for (int v = 0; v < Tile::kVectors; ++v) {
-      if (!Tile::holds(v, a.dim)) continue;
-      float dh[Tile::kWidth];
+      for (int v = 0; v < Tile::kVectors; ++v) {
+        if (!Tile::holds(v, a.dim)) continue;
+        float dh[Tile::kWidth];
 #pragma unroll
-      for (int i = 0; i < Tile::kWidth; ++i) {
-        const float x = (h[v][i] - m.mean) * m.rstd;
-        dh[i] = m.rstd * (g[v * Tile::kWidth + i] - mean_g - x * mean_gx);
+        for (int i = 0; i < Tile::kWidth; ++i)
+          dh[i] = g[v * Tile::kWidth + i] * m.rstd + (rows.row[kH][v][i] * slope + level);
+        store<Tile>(rows.output(kDh), v, dh);
       }
-      Tile::store(a.dh.row(b, t, head), v, dh);
+      if (a.dh_dot_h.data != nullptr && Tile::lane() == 0)
+        *rows.dot_output() = sum_gx * a.eps * m.rstd * m.rstd;
     }
-    if (a.dh_dot_h.data != nullptr && threadIdx.x % Tile::kLanes == 0)
-      *a.dh_dot_h.row(b, t, head) = sum_gx * a.eps * m.rstd * m.rstd;
-  });
-  float* partial = a.partial + (std::int64_t{blockIdx.x} * 2 * a.heads + head) * a.dim;
-  write_partial<Tile>(dweight, shared, partial, a.dim);
-  if (with_conv) write_partial<Tile>(dskip, shared, partial + a.heads * a.dim, a.dim);
+    rows.release();
+  }
+  const int columns = a.heads * Tile::dim(a.dim);
+  float* partial = a.partial + std::int64_t{blockIdx.x} * 2 * columns;
+  write_partial<C>(dweight, shared, a, partial);
+  if (C::with_conv(a)) write_partial<C>(dskip, shared, a, partial + columns);
 }
 
 constexpr int kSumColumns = 32, kSumRows = 8;
@@ -294,6 +202,7 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows)
   __shared__ float shared[kSumRows][kSumColumns];
   const int column = static_cast<int>(blockIdx.x) * kSumColumns + static_cast<int>(threadIdx.x);
   float sum = 0.0f;
+  dependency_wait();
   if (column < columns) {
     const float* from = partial + blockIdx.y * columns + column;
 #pragma unroll 4
@@ -307,101 +216,137 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows)
   (blockIdx.y == 0 ? dweight : dskip)[column] = sum;
 }
 
-/// Blocks over the tokens of one head: each goes as many rounds as the others.
-int grid_over_tokens(const HeadNormGateProblem& p, int groups, int blocks_at_once) {
-  const int total = p.batch * p.tokens;
-  const int blocks = std::max(1, blocks_at_once * current_device().multiprocessors / p.heads);
-  const int rounds = (total + blocks * groups - 1) / (blocks * groups);
-  return (total + rounds * groups - 1) / (rounds * groups);
+/// Blocks over the tokens of some heads side by side: each goes as many rounds as the others.
+struct Grid {
+  int heads_per_block, blocks, step;  ///< step: tokens from one of a group to its next
+};
+template <typename C>
+Grid grid_of(const HeadNormGateProblem& p) {
+  const DeviceInfo& device = current_device();
+  const std::int64_t rows = std::int64_t{p.batch} * p.tokens * p.heads;
+  // Heads side by side read longer stretches of memory; the backward gains by that only where its
+  // tensors come from memory, by 2 % (8x8192x16x256), and loses up to 5 % else (64x150x4x512).
+  const bool streams = rows * p.dim * static_cast<int>(sizeof(typename C::T)) > device.l2_bytes;
+  const int beside = !C::kBackward || streams ? std::gcd(p.heads, C::kGroups) : 1;
+  const int slots = C::kGroups / beside, total = p.batch * p.tokens;
+  const int most =
+      std::max(1, C::kPlan.blocks * device.multiprocessors / (p.heads / beside)) * slots;
+  const int rounds = (total + most - 1) / most;
+  const int blocks = (total + rounds * slots - 1) / (rounds * slots);
+  return {beside, blocks, blocks * slots};
 }
 
-template <typename Tile>
-int backward_grid(const HeadNormGateProblem& p) {
-  return grid_over_tokens(p, Tile::kGroups, Tile::kBackwardBlocks);
-}
-
-/// Calls launch(Tile) with the smallest tile that holds a head.
+/// Calls launch(Tile, Form) with the smallest tile that holds a head.
 template <typename Launch>
 void with_tile(const HeadNormGateProblem& p, const Launch& launch) {
   using BFloat16 = __nv_bfloat16;
+  using Any = std::integral_constant<Form, Form::kAny>;
   if (p.dtype == DType::kFloat32)
-    return p.dim <= 256 ? launch(Tile<float, 32, 2, 4, false>())
-                        : launch(Tile<float, 32, 6, 4, false>());
-  switch (p.dim) {
+    return p.dim <= 256 ? launch(Tile<float, 32, 2, 4, false>(), Any())
+                        : launch(Tile<float, 32, 6, 4, false>(), Any());
+  const bool silu = p.gate == GateFunction::kSilu, with_conv = p.skip != nullptr;
+  const auto silu_conv = [&](auto tile) {
+    return launch(tile, std::integral_constant<Form, Form::kSiluConv>());
+  };
+  const auto sigmoid_alone = [&](auto tile) {
+    return launch(tile, std::integral_constant<Form, Form::kSigmoidAlone>());
+  };
+  const auto either = [&](auto tile) { return silu ? silu_conv(tile) : sigmoid_alone(tile); };
+  const bool often =
+      silu ? with_conv : !with_conv && (p.dim == 128 || p.dim == 256 || p.dim == 512);
+  switch (often ? p.dim : 0) {
     case 64:
-      return launch(Tile<BFloat16, 8, 1, 8, true>());
+      return silu_conv(Tile<BFloat16, 8, 1, 8, true>());
     case 128:
-      return launch(Tile<BFloat16, 16, 1, 8, true>());
+      return either(Tile<BFloat16, 16, 1, 8, true>());
     case 256:
-      return launch(Tile<BFloat16, 32, 1, 8, true>());
+      return either(Tile<BFloat16, 32, 1, 8, true>());
     case 320:
-      return launch(Tile<BFloat16, 16, 5, 4, true>());
+      return silu_conv(Tile<BFloat16, 16, 5, 4, true>());
     case 384:
-      return launch(Tile<BFloat16, 32, 3, 4, true>());
+      return silu_conv(Tile<BFloat16, 32, 3, 4, true>());
     case 512:
-      return launch(Tile<BFloat16, 32, 2, 8, true>());
+      return either(Tile<BFloat16, 32, 2, 8, true>());
     case 640:
-      return launch(Tile<BFloat16, 32, 5, 4, true>());
+      return silu_conv(Tile<BFloat16, 32, 5, 4, true>());
     default:
-      return p.dim <= 256 ? launch(Tile<BFloat16, 32, 1, 8, false>())
-                          : launch(Tile<BFloat16, 32, 3, 8, false>());
+      return p.dim <= 256 ? launch(Tile<BFloat16, 32, 1, 8, false>(), Any())
+                          : launch(Tile<BFloat16, 32, 3, 8, false>(), Any());
   }
 }
 
-template <typename T>
-Tensor<T> typed(const HeadTensor& x) {
-  return {static_cast<T*>(x.data), x.stride_b, x.stride_t, x.stride_h};
+/// A stride over one element counts nothing, nor does a step where no group has a second token.
+template <typename T, int kStep, typename Strided>
+void set_tensor(Tensor<T, kStep>& out, const HeadNormGateProblem& p, const Strided& x, int step) {
+  const std::int64_t b = p.batch > 1 ? x.stride_b / kStep : 0;
+  const std::int64_t t = p.tokens > 1 ? x.stride_t / kStep : 0;
+  const std::int64_t h = p.heads > 1 ? x.stride_h / kStep : 0;
+  const bool once = step >= p.batch * p.tokens;
+  const std::int64_t next = once ? 0 : step / p.tokens * b + step % p.tokens * t;
+  const auto low = [](std::int64_t value) { return static_cast<std::uint32_t>(value); };
+  out = {static_cast<T*>(x.data), low(b), low(t), low(h), low(next), low(b - p.tokens * t)};
 }
 
-template <typename T>
-Arguments<T> arguments_of(const HeadNormGateProblem& p) {
-  Arguments<T> a = {};
+template <typename Tile>
+Arguments<Tile> arguments_of(const HeadNormGateProblem& p, const Grid& grid) {
+  Arguments<Tile> a = {};
   a.batch = p.batch, a.tokens = p.tokens, a.heads = p.heads, a.dim = p.dim;
-  a.silu = p.gate == GateFunction::kSilu;
+  a.heads_per_block = grid.heads_per_block, a.next_t = grid.step % p.tokens;
+  a.silu = p.gate == GateFunction::kSilu, a.with_conv = p.skip != nullptr;
   a.eps = p.eps, a.weight_offset = p.weight_offset;
-  a.h = typed<const T>(p.h), a.z = typed<const T>(p.z), a.conv = typed<const T>(p.conv);
+  set_tensor(a.in[kH], p, p.h, grid.step), set_tensor(a.in[kZ], p, p.z, grid.step);
+  set_tensor(a.in[kConv], p, p.conv, grid.step);
   a.weight = p.weight, a.skip = p.skip;
   return a;
+}
+
+template <typename C>
+dim3 blocks_of(const HeadNormGateProblem& p, const Grid& grid) {
+  return {static_cast<unsigned>(grid.blocks),
+          static_cast<unsigned>(p.heads / grid.heads_per_block)};
 }
 
 }  // namespace
 
 int head_norm_gate_blocks(const HeadNormGateProblem& problem) {
   int blocks = 0;
-  with_tile(problem, [&](auto tile) { blocks = backward_grid<decltype(tile)>(problem); });
+  with_tile(problem, [&](auto tile, auto form) {
+    blocks = grid_of<Config<decltype(tile), decltype(form)::value, true>>(problem).blocks;
+  });
   return blocks;
 }
 
 void launch_head_norm_gate(const HeadNormGateForward& args) {
   const HeadNormGateProblem& p = args.problem;
-  with_tile(p, [&](auto tile) {
-    using Tile = decltype(tile);
-    auto a = arguments_of<typename Tile::T>(p);
-    a.y = typed<typename Tile::T>(args.y);
-    const dim3 grid(static_cast<unsigned>(grid_over_tokens(p, Tile::kGroups, Tile::kForwardBlocks)),
-                    static_cast<unsigned>(p.heads));
-    launch_kernel(head_norm_gate_forward_kernel<Tile>, grid, kThreads, 0, args.stream, a);
+  with_tile(p, [&](auto tile, auto form) {
+    using C = Config<decltype(tile), decltype(form)::value, false>;
+    const Grid grid = grid_of<C>(p);
+    auto a = arguments_of<typename C::Tile>(p, grid);
+    set_tensor(a.out[kY], p, args.y, grid.step);
+    launch_kernel(head_norm_gate_forward_kernel<C>, blocks_of<C>(p, grid), C::kThreads, 0,
+                  args.stream, a);
   });
 }
 
 void launch_head_norm_gate(const HeadNormGateBackward& args) {
   const HeadNormGateProblem& p = args.problem;
-  with_tile(p, [&](auto tile) {
-    using Tile = decltype(tile);
-    using T = typename Tile::T;
-    auto a = arguments_of<T>(p);
-    a.dy = typed<const T>(args.dy), a.dh = typed<T>(args.dh), a.dz = typed<T>(args.dz);
-    a.dconv = typed<T>(args.dconv);
-    a.dh_dot_h = {args.dh_dot_h.data, args.dh_dot_h.stride_b, args.dh_dot_h.stride_t,
-                  args.dh_dot_h.stride_h};
+  with_tile(p, [&](auto tile, auto form) {
+    using C = Config<decltype(tile), decltype(form)::value, true>;
+    const Grid grid = grid_of<C>(p);
+    auto a = arguments_of<typename C::Tile>(p, grid);
+    set_tensor(a.in[kDy], p, args.dy, grid.step), set_tensor(a.out[kDh], p, args.dh, grid.step);
+    set_tensor(a.out[kDz], p, args.dz, grid.step);
+    set_tensor(a.out[kDconv], p, args.dconv, grid.step);
+    set_tensor(a.dh_dot_h, p, args.dh_dot_h, grid.step);
     a.partial = static_cast<float*>(args.workspace);
-    const int blocks = backward_grid<Tile>(p), columns = p.heads * p.dim;
-    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.heads));
-    launch_kernel(head_norm_gate_backward_kernel<Tile>, grid, kThreads, 0, args.stream, a);
+    launch_kernel(head_norm_gate_backward_kernel<C>, blocks_of<C>(p, grid), C::kThreads, 0,
+                  args.stream, a);
+    const int columns = p.heads * p.dim;
     const dim3 sums(static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns),
                     p.skip != nullptr ? 2u : 1u);
-    launch_kernel(head_norm_gate_sum_kernel, sums, dim3(kSumColumns, kSumRows), 0, args.stream,
-                  a.partial, blocks, columns, args.dweight, args.dskip);
+    launch_dependent_kernel(head_norm_gate_sum_kernel, sums, dim3(kSumColumns, kSumRows), 0,
+                            args.stream, current_device().compute_capability == 90, a.partial,
+                            grid.blocks, columns, args.dweight, args.dskip);
   });
 }
 

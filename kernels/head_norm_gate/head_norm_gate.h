@@ -48,7 +48,8 @@ struct HeadNormGateBackward {
 /// Bytes of HeadNormGateBackward::workspace, for the device that is current.
 std::size_t head_norm_gate_workspace_bytes(const HeadNormGateProblem& problem);
 
-/// d is a multiple of 8 up to 768. Nothing is allocated or synchronised; the calls can be captured
+/// d is a multiple of 8 up to 768; a tensor's rows lie within 16 GiB, those of dh_dot_h within 8.
+/// Nothing is allocated or synchronised; the calls can be captured
 /// in a CUDA graph; two runs give the same bits. Throw Error(kUsage) that names the argument, what
 /// was found and what was wanted, before anything is launched.
 void head_norm_gate_forward(const HeadNormGateForward& args);

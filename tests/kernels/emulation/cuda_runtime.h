@@ -95,6 +95,10 @@ template <typename T>
 T __ldg(const T* x) {
   return *x;
 }
+template <typename T>
+T __ldcs(const T* x) {
+  return *x;
+}
 
 // --- The runtime: one device of compute capability 9.0 with three multiprocessors, calls that are
 // done when they return.
