@@ -1,5 +1,28 @@
 # lram_library, lram_program, lram_test, lram_bench, lram_kernel_objects: what the folders' CMakeLists.txt are made of.
 
+# A list of sources in which "a.cpp b.cpp", quoted, has become one file that includes both. A file with LibTorch takes
+# 6 s of a core before its first line. Not CMake's UNITY_BUILD, whose absolute paths other checkouts' ccache cannot use.
+function(lram_join result)
+  set(sources)
+  foreach(item IN LISTS ARGN)
+    string(REPLACE " " ";" files "${item}")
+    list(LENGTH files count)
+    if(count GREATER 1)
+      list(GET files 0 first)
+      get_filename_component(first ${first} NAME_WE)
+      set(item ${CMAKE_CURRENT_BINARY_DIR}/${first}_and_more.cpp)
+      set(text)
+      foreach(file IN LISTS files)
+        file(RELATIVE_PATH file ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+        string(APPEND text "#include \"${file}\"\n")
+      endforeach()
+      file(CONFIGURE OUTPUT ${item} CONTENT "${text}" @ONLY)
+    endif()
+    list(APPEND sources ${item})
+  endforeach()
+  set(${result} ${sources} PARENT_SCOPE)
+endfunction()
+
 # One precompiled header for every target with LibTorch.
 function(lram_use_torch target)
   if(NOT TARGET lram_torch_pch)
@@ -16,10 +39,11 @@ function(lram_use_torch target)
 endfunction()
 
 # lram_library(NAME [TORCH] SOURCES a.cpp ... DEPS target ...)
-# Headers sit beside the sources; includes start at the root of the repository.
+# Headers sit beside the sources; includes start at the root of the repository. Files in quotes compile as one.
 function(lram_library name)
   cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})
-  add_library(${name} STATIC ${arg_SOURCES})
+  lram_join(sources ${arg_SOURCES})
+  add_library(${name} STATIC ${sources})
   target_compile_features(${name} PUBLIC cxx_std_20)  # outside projects inherit it
   target_include_directories(${name} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/generated>
@@ -36,7 +60,8 @@ endfunction()
 # installed, and built with the target `lram`.
 function(lram_program name)
   cmake_parse_arguments(arg "TORCH" "" "SOURCES;DEPS" ${ARGN})
-  add_executable(${name} ${arg_SOURCES})
+  lram_join(sources ${arg_SOURCES})
+  add_executable(${name} ${sources})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${arg_DEPS} lram_warnings)
   if(arg_TORCH)
@@ -52,23 +77,44 @@ endfunction()
 # builds tests/envs/mujoco/cartpole_test.cpp and runs it as the test of that name.
 # With CASES "name=gtest filter" ... each case becomes an entry of its own, NAME.name.
 # lram_test(kernels/mlstm/mlstm_test BESIDE ...): a kernel's test lies beside it, not under tests/.
+# lram_test(... IN envs/tests): one program, compiled as one file, of all tests with the same IN; an entry runs those of
+# its own file. Such a file's names lie in a namespace that is called as the file. RUNS: programs that the test starts.
 function(lram_test name)
-  cmake_parse_arguments(arg "TORCH;BESIDE" "TIMEOUT" "SOURCES;DEPS;LABELS;CASES" ${ARGN})
-  string(REPLACE "/" "_" target test_${name})
+  cmake_parse_arguments(arg "TORCH;BESIDE" "TIMEOUT;IN" "SOURCES;DEPS;LABELS;CASES;RUNS" ${ARGN})
   set(root ${PROJECT_SOURCE_DIR}/tests)
   if(arg_BESIDE)
     set(root ${PROJECT_SOURCE_DIR})
   endif()
-  add_executable(${target} ${root}/${name}.cpp ${arg_SOURCES})
-  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
-  target_compile_definitions(${target} PRIVATE
-    LRAM_SOURCE_DIR="${PROJECT_SOURCE_DIR}" LRAM_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  target_link_libraries(${target} PRIVATE ${arg_DEPS} lram_test_support GTest::gtest_main lram_warnings)
-  # A test's own code runs in no time; optimised further it would take a quarter longer to compile.
-  target_compile_options(${target} PRIVATE -O1)
-  if(arg_TORCH)
-    lram_use_torch(${target})
+  set(source ${root}/${name}.cpp)
+  set(program ${name})
+  set(only)
+  if(arg_IN)
+    set(program ${arg_IN})
+    set(source ${PROJECT_BINARY_DIR}/obj/tests/${program}.cpp)
+    set(only --file=tests/${name}.cpp)
+  endif()
+  string(REPLACE "/" "_" target test_${program})
+  if(NOT TARGET ${target})
+    add_executable(${target} ${source} ${arg_SOURCES})
+    set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+    target_compile_definitions(${target} PRIVATE
+      LRAM_SOURCE_DIR="${PROJECT_SOURCE_DIR}" LRAM_BINARY_DIR="${PROJECT_BINARY_DIR}")
+    target_link_libraries(${target} PRIVATE lram_test_main lram_warnings)
+    # A test's own code runs in no time; optimised further it would take a quarter longer to compile.
+    target_compile_options(${target} PRIVATE -O1)
+    if(arg_TORCH)
+      lram_use_torch(${target})
+    endif()
+    if(arg_IN)
+      file(GENERATE OUTPUT ${source} CONTENT
+        "#include \"$<JOIN:$<TARGET_PROPERTY:${target},LRAM_FILES>,\"\n#include \">\"\n")
+    endif()
+  endif()
+  set_property(TARGET ${target} APPEND PROPERTY LRAM_FILES tests/${name}.cpp)
+  target_link_libraries(${target} PRIVATE ${arg_DEPS})
+  if(arg_RUNS)
+    add_dependencies(${target} ${arg_RUNS})
   endif()
   if("gpu" IN_LIST arg_LABELS)
     if(NOT TARGET gpu_tests)
@@ -90,7 +136,7 @@ function(lram_test name)
     if(CMAKE_MATCH_1)
       string(APPEND entry ".${CMAKE_MATCH_1}")
     endif()
-    add_test(NAME ${entry} COMMAND ${target} --gtest_filter=${CMAKE_MATCH_2})
+    add_test(NAME ${entry} COMMAND ${target} ${only} --gtest_filter=${CMAKE_MATCH_2})
     set_tests_properties(${entry} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
       SKIP_REGULAR_EXPRESSION "${skipped}")
     if(arg_TORCH)
@@ -156,5 +202,6 @@ function(lram_embed target)
     COMMAND ${CMAKE_COMMAND} -D BASE=${arg_BASE} -D FILES=${names} -D VARIABLE=${arg_VARIABLE}
             -D OUTPUT=${output} -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
     DEPENDS ${inputs} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake VERBATIM)
+  set_source_files_properties(${output} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
   target_sources(${target} PRIVATE ${output})
 endfunction()

@@ -5,6 +5,8 @@
 
 #include "datasets/hdf5_file.h"
 #include "datasets/hdf5_handle.h"
+#include "lram/core/json.h"
+#include "lram/core/text.h"
 
 namespace lram::datasets {
 namespace {
@@ -144,7 +146,7 @@ FileImage make_file_image(const TaskSpec& spec, const Generator& generator,
   const std::int64_t version = kFormatVersion;
   write_attribute(file, "format_version", H5T_STD_I64LE, H5T_NATIVE_INT64, &version);
   write_attribute(file, "task", spec.id);
-  write_attribute(file, "spec", nlohmann::json(spec).dump());
+  write_attribute(file, "spec", json_text(nlohmann::json(spec)));
   write_attribute(file, "generator", generator.name);
   write_attribute(file, "generator_version", generator.version);
   const Hdf5Handle in_group = undated_properties(H5P_GROUP_CREATE);
@@ -156,7 +158,7 @@ FileImage make_file_image(const TaskSpec& spec, const Generator& generator,
     image.offsets.push_back(create_array(file, arrays[i], crcs[i]));
   if (!std::ranges::is_sorted(image.offsets))
     throw_error(ErrorKind::kInternal, "HDF5 placed the arrays at {}, wanted their own order",
-                fmt::join(image.offsets, ", "));
+                joined(image.offsets));
   check(file.close(), "close a file");
   image.bytes = std::move(memory.at_close);
   image.size = superblock_end(image.bytes);

@@ -6,6 +6,8 @@
 
 #include "datasets/hdf5_file.h"
 #include "datasets/hdf5_handle.h"
+#include "lram/core/json.h"
+#include "lram/core/text.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 // Version 1.10 leaks some hundred bytes where a checksum of a damaged file does not fit.
@@ -123,7 +125,7 @@ std::int64_t Reader::count(const std::string& array) const {
   const std::vector<hsize_t> dims = shape(array);
   if (dims.size() != 1 || dims[0] < 1 || dims[0] > size_)
     fail("{} has shape [{}], wanted one dimension of at least 1 and at most what the file holds",
-         array, fmt::join(dims, ", "));
+         array, joined(dims));
   return static_cast<std::int64_t>(dims[0]);
 }
 
@@ -199,8 +201,7 @@ std::uint64_t Reader::locate(const ArraySpec& wanted, std::uint32_t& crc) const 
   if (!std::ranges::equal(dims, wanted.shape, [](hsize_t found, std::int64_t want) {
         return want >= 0 && found == static_cast<hsize_t>(want);
       }))
-    fail("{} has shape [{}], wanted [{}]", wanted.path, fmt::join(dims, ", "),
-         fmt::join(wanted.shape, ", "));
+    fail("{} has shape [{}], wanted [{}]", wanted.path, joined(dims), joined(wanted.shape));
   const Hdf5Handle create(H5Dget_create_plist(dataset), H5Pclose);
   if (H5Pget_layout(create) != H5D_CONTIGUOUS || H5Pget_external_count(create) != 0)
     fail("{} is {}, wanted one contiguous piece of this file", wanted.path,
@@ -219,7 +220,7 @@ std::uint64_t Reader::locate(const ArraySpec& wanted, std::uint32_t& crc) const 
 TaskSpec parse_spec(const Reader& reader, const std::string& text, const std::string& task) {
   TaskSpec spec;
   try {
-    spec = nlohmann::json::parse(text).get<TaskSpec>();
+    spec = parse_json(text).get<TaskSpec>();
   } catch (const std::exception& error) {
     reader.fail("attribute spec: {}", error.what());
   }

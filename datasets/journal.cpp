@@ -7,6 +7,7 @@
 
 #include "lram/core/crc32c.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 
 namespace lram::datasets {
 namespace {
@@ -78,11 +79,8 @@ std::uint64_t payload_size(const TaskSpec& spec, const RecordHeader& header, std
 }  // namespace
 
 std::string encode_journal_header(const TaskSpec& spec, const Generator& generator) {
-  const std::string text = nlohmann::json{
-      {"spec", spec},
-      {"generator", generator.name},
-      {"generator_version",
-       generator.version}}.dump();
+  const std::string text = json_text(nlohmann::json{
+      {"spec", spec}, {"generator", generator.name}, {"generator_version", generator.version}});
   std::string out(kMagic);
   const auto put = [&](std::uint32_t value) {
     out.append(reinterpret_cast<const char*>(&value), sizeof value);
@@ -150,7 +148,7 @@ void Journal::read_header() {
     fail(fmt::format("header of {} bytes, the file has {}", text_end + 4, bytes.size()));
   if (number(text_end) != crc32c(bytes.first(text_end))) fail("the header's CRC32C does not fit");
   try {
-    const auto text = nlohmann::json::parse(
+    const auto text = parse_json(
         std::string_view(reinterpret_cast<const char*>(bytes.data()) + kFixed, text_end - kFixed));
     spec_ = text.at("spec").get<TaskSpec>();
     generator_ = {text.at("generator"), text.at("generator_version")};

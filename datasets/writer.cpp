@@ -16,6 +16,7 @@
 #include "datasets/reader.h"
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/log.h"
 
 namespace lram::datasets {
@@ -31,8 +32,8 @@ void check_same(const fs::path& path, const TaskSpec& found_spec, const Generato
     const nlohmann::json is = found_spec, want = spec;
     const auto field = nlohmann::json::json_pointer(nlohmann::json::diff(is, want)[0]["path"]);
     throw_error(ErrorKind::kInput, "{}: TaskSpec {} is {}, the task '{}' now has {}", path.string(),
-                field.to_string(), is.value(field, nlohmann::json()).dump(), spec.id,
-                want.value(field, nlohmann::json()).dump());
+                field.to_string(), json_text(is.value(field, nlohmann::json())), spec.id,
+                json_text(want.value(field, nlohmann::json())));
   }
   if (found != generator)
     throw_error(ErrorKind::kInput, "{}: collected by '{}' version '{}', now '{}' version '{}'",

@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 
@@ -15,6 +15,7 @@
 #include "envs/mujoco/reacher.h"
 #include "envs/mujoco/walker.h"
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::envs {
 namespace {
@@ -111,7 +112,6 @@ std::unique_ptr<Environment> make(std::string_view name) {
   std::string near = nearest_name(std::string(base), known);
   if (near.empty()) near = nearest_name(std::string(base), short_names);
   throw_error(ErrorKind::kUsage, "unknown task '{}'{}; known tasks: {}", name,
-              near.empty() ? "" : fmt::format(", did you mean '{}'?", near),
-              fmt::join(known, ", "));
+              near.empty() ? "" : fmt::format(", did you mean '{}'?", near), joined(known));
 }
 }  // namespace lram::envs

@@ -4,6 +4,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 
 namespace lram::eval {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Episode, task, seed, length, episode_return, terminated, variant)
@@ -31,7 +32,7 @@ void from_json(const nlohmann::json& json, Evaluation& evaluation) {
 Evaluation read_evaluation(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   try {
-    return nlohmann::json::parse(text).get<Evaluation>();
+    return parse_json(text).get<Evaluation>();
   } catch (const nlohmann::json::exception& error) {
     throw_error(ErrorKind::kInput, "{}: no evaluation that 'lram eval' wrote: {}", path.string(),
                 error.what());

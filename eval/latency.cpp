@@ -5,6 +5,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 
 namespace lram::eval {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LatencyRow, model, preset, parameters, context, steps, median_us,
@@ -27,7 +28,7 @@ void from_json(const nlohmann::json& json, LatencyTable& table) {
 LatencyTable read_latency(const std::filesystem::path& path) {
   const std::string text = read_file(path);
   try {
-    return nlohmann::json::parse(text).get<LatencyTable>();
+    return parse_json(text).get<LatencyTable>();
   } catch (const nlohmann::json::exception& error) {
     throw_error(ErrorKind::kInput, "{}: no latencies that 'lram bench step' wrote: {}",
                 path.string(), error.what());

@@ -1,6 +1,6 @@
 #include "eval/report.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <iterator>
@@ -46,7 +46,7 @@ constexpr std::size_t kMaxPoints = 400;  // of one curve
 
 template <typename... Args>
 void append(std::string& out, fmt::format_string<Args...> format, Args&&... args) {
-  fmt::format_to(std::back_inserter(out), format, std::forward<Args>(args)...);
+  out += fmt::format(format, std::forward<Args>(args)...);
 }
 
 void append_missing(std::string& out, const std::string& what, const std::string& command) {

@@ -7,6 +7,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 
 namespace lram::eval {
 namespace {
@@ -21,7 +22,7 @@ std::map<std::string, std::map<double, double>> read_metrics(const fs::path& pat
     ++number;
     if (line.empty()) continue;
     const bool torn = lines.eof();  // no newline behind it
-    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const auto json = parse_json_or_discard(line);
     if (json.is_discarded() && torn) break;
     if (!json.is_object() || !json.contains("step") || !json["step"].is_number())
       throw_error(ErrorKind::kInput, "{}: line {} is no JSON object with a number 'step'",

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::agents::experts {
 namespace {
@@ -86,7 +87,7 @@ Controller::Controller(std::string_view task) {
     }
   }
   throw_error(ErrorKind::kUsage, "agent 'controller' has no law for task '{}', only for {}", id,
-              fmt::join(known, ", "));
+              joined(known));
 }
 
 void Controller::begin_episode(const envs::Environment& /*env*/, std::uint64_t /*seed*/) {}

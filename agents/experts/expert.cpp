@@ -6,6 +6,7 @@
 #include "agents/experts/random.h"
 #include "agents/experts/sweep.h"
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::agents::experts {
 namespace {
@@ -59,7 +60,7 @@ std::unique_ptr<Expert> make_expert(std::string_view name, std::string_view task
   }
   const std::string near = nearest_name(std::string(name), known);
   throw_error(ErrorKind::kUsage, "unknown agent '{}', {}", name,
-              near.empty() ? fmt::format("known are {}", fmt::join(known, ", "))
+              near.empty() ? fmt::format("known are {}", joined(known))
                            : fmt::format("did you mean '{}'?", near));
 }
 

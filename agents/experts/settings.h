@@ -5,6 +5,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/options.h"
+#include "lram/core/text.h"
 
 namespace lram::agents::experts {
 // A config struct takes part by a function for_each_setting(config, visit) that calls
@@ -44,7 +45,7 @@ void change_settings(Config& config, const std::string& changes) {
     if (found) continue;
     const std::string near = nearest_name(wanted, known);
     throw_error(ErrorKind::kUsage, "--settings: unknown setting '{}', {}", wanted,
-                near.empty() ? fmt::format("known are {}", fmt::join(known, ", "))
+                near.empty() ? fmt::format("known are {}", joined(known))
                              : fmt::format("did you mean '{}'?", near));
   }
 }

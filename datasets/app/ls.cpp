@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -8,6 +8,7 @@
 #include "datasets/statistics.h"
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
 
@@ -70,7 +71,7 @@ int data_ls(const Args& args) {
     }
   }
   if (json) {
-    fmt::print("{}\n", nlohmann::json{{"files", files}}.dump(2));
+    fmt::print("{}\n", json_text(nlohmann::json{{"files", files}}, 2));
   } else {
     Table table({"file", "task", "generator", "episodes", "steps", "mean return", "size", "state"});
     for (const nlohmann::json& file : files) {

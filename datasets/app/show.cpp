@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -7,8 +7,10 @@
 #include "datasets/episode_file.h"
 #include "datasets/statistics.h"
 #include "lram/app/verb.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
+#include "lram/core/text.h"
 
 namespace lram::app {
 namespace {
@@ -100,7 +102,7 @@ void print_summary(const std::string& path, const EpisodeFile& file) {
 void print_arrays(const datasets::Dataset& data) {
   Table table({"array", "shape", "size", "crc32c"});
   for (const auto& array : data.arrays())
-    table.add({array.spec.path, fmt::format("[{}]", fmt::join(array.spec.shape, ", ")),
+    table.add({array.spec.path, fmt::format("[{}]", joined(array.spec.shape)),
                format_bytes(array.bytes.size()), fmt::format("{:08x}", array.crc32c)});
   fmt::print("\n{}", table.text());
 }
@@ -175,7 +177,7 @@ int data_show(const Args& args) {
   const std::size_t num_listed =
       max_listed < 0 ? num_episodes : std::min(num_episodes, static_cast<std::size_t>(max_listed));
   if (as_json) {
-    fmt::print("{}\n", to_json(path, file, num_listed).dump(2));
+    fmt::print("{}\n", json_text(to_json(path, file, num_listed), 2));
     return 0;
   }
   print_summary(path, file);

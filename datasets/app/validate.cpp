@@ -1,11 +1,12 @@
 #include "datasets/validate.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
 
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 
 namespace lram::app {
@@ -74,7 +75,7 @@ int data_validate(const Args& args) {
     else
       print_text(report);
   }
-  if (json) fmt::print("{}\n", nlohmann::json{{"files", reports}}.dump(2));
+  if (json) fmt::print("{}\n", json_text(nlohmann::json{{"files", reports}}, 2));
   return clean ? 0 : static_cast<int>(ErrorKind::kInput);
 }
 }  // namespace lram::app

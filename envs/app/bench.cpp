@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
 
@@ -7,6 +7,7 @@
 #include "lram/app/verb.h"
 #include "lram/core/build_info.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/progress.h"
 #include "lram/core/table.h"
@@ -94,7 +95,7 @@ int bench_env(const Args& args) {
                           {"build", to_json(build_info())}};
     for (const StepTiming& timing : single) out["tasks"].push_back(to_json(timing));
     for (const StepTiming& timing : vector) out["vector_env"]["tasks"].push_back(to_json(timing));
-    fmt::print("{}\n", out.dump(2));
+    fmt::print("{}\n", json_text(out, 2));
     return 0;
   }
   const std::string threads = fmt::format("x{}", options.num_threads);

@@ -1,10 +1,11 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
 
 #include "envs/environment.h"
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
 
@@ -44,7 +45,7 @@ int env_ls(const Args& args) {
                spec.control_dt > 0.0 ? fmt::format("{:g} s", spec.control_dt) : "-"});
   }
   if (json)
-    fmt::print("{}\n", nlohmann::json{{"tasks", tasks}}.dump(2));
+    fmt::print("{}\n", json_text(nlohmann::json{{"tasks", tasks}}, 2));
   else
     fmt::print("{}", table.text());
   return 0;
@@ -65,7 +66,7 @@ int env_show(const Args& args) {
 
   const TaskSpec spec = envs::make(task)->spec();
   if (json)
-    fmt::print("{}\n", nlohmann::json(spec).dump(2));
+    fmt::print("{}\n", json_text(nlohmann::json(spec), 2));
   else
     print_spec(spec);
   return 0;

@@ -11,8 +11,10 @@
 #include "lram/core/build_info.h"
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
+#include "lram/core/text.h"
 
 namespace {
 using namespace lram;
@@ -35,7 +37,7 @@ model::PolicyConfig config_of_size(const std::string& name) {
     config.embed_dim = size.embed_dim;
     return config;
   }
-  throw_error(ErrorKind::kUsage, "--size is '{}', wanted one of {}", name, fmt::join(known, ", "));
+  throw_error(ErrorKind::kUsage, "--size is '{}', wanted one of {}", name, joined(known));
 }
 
 // As wide as walker's observation and action.
@@ -142,7 +144,7 @@ int bench_step(const app::Args& args) {
   const eval::LatencyTable table{.hardware = one_line(hardware_info()),
                                  .build = one_line(build_info()),
                                  .rows = eval::measure_step_latency(cases, options)};
-  const std::string json = nlohmann::json(table).dump(1) + '\n';
+  const std::string json = json_text(nlohmann::json(table), 1) + '\n';
   if (!checkpoint.empty()) {
     const auto file = eval::run_of_checkpoint(checkpoint) / "latency.json";
     write_file_atomically(file, json);

@@ -17,8 +17,10 @@
 #include "lram/core/error.h"
 #include "lram/core/file.h"
 #include "lram/core/interrupt.h"
+#include "lram/core/json.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
+#include "lram/core/text.h"
 
 namespace {
 using namespace lram;
@@ -76,7 +78,7 @@ std::vector<std::string> choose_tasks(const std::string& list, const tokenizatio
     ids.push_back(envs::make(name)->spec().id);
     if (known.find(ids.back()) == nullptr)
       throw_error(ErrorKind::kUsage, "{}: the checkpoint was not trained on '{}'; it knows {}",
-                  checkpoint, ids.back(), fmt::join(known_ids, ", "));
+                  checkpoint, ids.back(), joined(known_ids));
   }
   return ids;
 }
@@ -205,10 +207,10 @@ int evaluate(const app::Args& args) {
            fmt::format("{:%Y%m%d-%H%M%S}_{}.json", fmt::gmtime(std::time(nullptr)),
                        evaluation.checkpoint);
   make_folder(file.parent_path());
-  write_file_atomically(file, json.dump(1) + '\n');
+  write_file_atomically(file, json_text(json, 1) + '\n');
   if (!settings.csv.empty()) write_file_atomically(settings.csv, eval::to_csv(scores));
   if (settings.json) {
-    fmt::print("{}\n", json.dump(1));
+    fmt::print("{}\n", json_text(json, 1));
   } else {
     fmt::print("{}", eval::to_table(scores));
   }

@@ -22,9 +22,11 @@
 #include "lram/core/error.h"
 #include "lram/core/file.h"
 #include "lram/core/interrupt.h"
+#include "lram/core/json.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
 #include "lram/core/progress.h"
+#include "lram/core/text.h"
 #include "lram/training/trainer.h"
 
 namespace lram::app {
@@ -62,8 +64,7 @@ std::vector<std::string> chosen(const std::string& text, const char* option,
   std::vector<std::string> out = split_list(text, option);
   for (const std::string& name : out)
     if (std::find(known.begin(), known.end(), name) == known.end())
-      throw_error(ErrorKind::kUsage, "{}: unknown '{}', known: {}", option, name,
-                  fmt::join(known, ", "));
+      throw_error(ErrorKind::kUsage, "{}: unknown '{}', known: {}", option, name, joined(known));
   return out;
 }
 
@@ -341,7 +342,7 @@ int probe(const Args& args) {
                             eval::render_svg(length_plot(scores, task)));
   }
   if (o.as_json)
-    fmt::print("{}\n", to_json(records, verdicts).dump(1));
+    fmt::print("{}\n", json_text(to_json(records, verdicts), 1));
   else
     fmt::print("{}\n{}\n{}", to_table(scores), to_length_table(scores), to_table(verdicts));
   if (!finished)

@@ -1,7 +1,7 @@
 // lram report RUN: one HTML page about a training run.
 #include "eval/report.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "lram/app/verb.h"
 #include "lram/core/error.h"

@@ -1,10 +1,11 @@
 #include "eval/probes/cell.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 #include "lram/model/backbones.h"
 #include "lram/tokenization/sequence.h"
 
@@ -52,8 +53,7 @@ std::string cell_title(const std::string& cell) {
 model::PolicyConfig cell_config(const RunSettings& settings) {
   const std::vector<std::string> known = cell_names();
   if (std::find(known.begin(), known.end(), settings.cell) == known.end())
-    throw_error(ErrorKind::kUsage, "unknown cell '{}', known: {}", settings.cell,
-                fmt::join(known, ", "));
+    throw_error(ErrorKind::kUsage, "unknown cell '{}', known: {}", settings.cell, joined(known));
   model::PolicyConfig config;
   config.backbone = settings.cell;
   for (const XlstmCell& cell : kXlstmCells) {

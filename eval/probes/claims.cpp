@@ -1,6 +1,6 @@
 #include "eval/probes/claims.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

@@ -1,6 +1,6 @@
 #include "eval/probes/results.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <map>
@@ -8,6 +8,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/table.h"
 
 namespace lram::eval::probes {
@@ -75,7 +76,7 @@ std::vector<RunRecord> read_records(const std::filesystem::path& path) {
     if (end == std::string::npos) break;  // cut off while it was written
     ++line;
     try {
-      records.push_back(nlohmann::json::parse(text.substr(at, end - at)).get<RunRecord>());
+      records.push_back(parse_json(text.substr(at, end - at)).get<RunRecord>());
     } catch (const nlohmann::json::exception& error) {
       throw_error(ErrorKind::kInput, "{}, line {}: no run that 'lram probe' wrote: {}",
                   path.string(), line, error.what());
@@ -94,7 +95,7 @@ void append_record(const std::filesystem::path& path, const RunRecord& record) {
       write_file_atomically(path, text.substr(0, text.rfind('\n') + 1));
   }
   OutputFile file(path, OutputFile::Mode::kAppend);
-  file.write(nlohmann::json(record).dump() + '\n');
+  file.write(json_text(nlohmann::json(record)) + '\n');
   file.sync();
   file.close();
 }

@@ -1,11 +1,13 @@
 #include "eval/probes/settings.h"
 
-#include <fmt/ranges.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
+#include "lram/core/text.h"
 
 namespace lram::eval::probes {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TaskOptions, modulus, vocab_size, num_pairs, random_filler)
@@ -126,7 +128,7 @@ const Preset& preset_of(const std::string& name) {
   for (const Preset& preset : kPresets)
     if (name == preset.name) return preset;
   throw_error(ErrorKind::kUsage, "--preset is '{}', wanted {}", name,
-              fmt::join(preset_names(), " or "));
+              joined(preset_names(), " or "));
 }
 }  // namespace
 
@@ -155,11 +157,11 @@ void set_field(RunSettings& settings, const std::string& assignment) {
       std::replace(known.back().begin(), known.back().end(), '/', '.');
     }
     throw_error(ErrorKind::kUsage, "no setting of a run is called '{}', known: {}", name,
-                fmt::join(known, ", "));
+                joined(known));
   }
   const nlohmann::json old = all[where];
-  const nlohmann::json value = nlohmann::json::parse(
-      assignment.substr(std::min(equals + 1, assignment.size())), nullptr, /*exceptions=*/false);
+  const nlohmann::json value =
+      parse_json_or_discard(assignment.substr(std::min(equals + 1, assignment.size())));
   const bool fits = old.is_boolean()        ? value.is_boolean()
                     : old.is_number_float() ? value.is_number()
                                             : value.is_number_unsigned();
@@ -168,7 +170,7 @@ void set_field(RunSettings& settings, const std::string& assignment) {
                 old.is_boolean()        ? "true or false"
                 : old.is_number_float() ? "a number"
                                         : "a whole number of 0 or more",
-                name, old.dump());
+                name, json_text(old));
   all[where] = value;
   settings = all.get<RunSettings>();
 }

@@ -1,12 +1,13 @@
 #include "eval/probes/task.h"
 
-#include <fmt/ranges.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <limits>
 
 #include "eval/probes/generators.h"
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::eval::probes {
 namespace {
@@ -56,8 +57,7 @@ Task make_task(const std::string& name, const TaskOptions& options) {
     task.name = name;
     return task;
   }
-  throw_error(ErrorKind::kUsage, "unknown probe '{}', known: {}", name,
-              fmt::join(task_names(), ", "));
+  throw_error(ErrorKind::kUsage, "unknown probe '{}', known: {}", name, joined(task_names()));
 }
 
 Sequence draw_sequence(const Task& task, std::uint64_t seed, Split split, std::uint64_t index,

@@ -1,11 +1,12 @@
 #include "eval/probes/unfinished_run.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <functional>
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/model/tensor_io.h"
 #include "lram/training/optimizer.h"
 
@@ -25,7 +26,7 @@ model::NamedTensors state_of(const ProbeModel& model, const training::Optimizer&
 
 std::filesystem::path unfinished_path(const std::filesystem::path& folder,
                                       const RunSettings& settings) {
-  const std::size_t hash = std::hash<std::string>()(nlohmann::json(settings).dump());
+  const std::size_t hash = std::hash<std::string>()(json_text(nlohmann::json(settings)));
   return folder / fmt::format("{}-{}-{}-{}-{:016x}.safetensors", settings.task, settings.cell,
                               settings.seed, settings.rate, hash);
 }
@@ -34,8 +35,9 @@ void save_unfinished(const std::filesystem::path& path, const RunSettings& setti
                      const RunResult& result, const ProbeModel& model,
                      const training::Optimizer& optimizer) {
   if (path.has_parent_path()) make_folder(path.parent_path());
-  model::save_tensors(path, state_of(model, optimizer),
-                      {{"run", nlohmann::json(RunRecord{settings, result, "", "", ""}).dump()}});
+  model::save_tensors(
+      path, state_of(model, optimizer),
+      {{"run", json_text(nlohmann::json(RunRecord{settings, result, "", "", ""}))}});
 }
 
 std::optional<RunResult> load_unfinished(const std::filesystem::path& path,
@@ -49,7 +51,7 @@ std::optional<RunResult> load_unfinished(const std::filesystem::path& path,
                 path.string());
   RunRecord record;
   try {
-    record = nlohmann::json::parse(run->second).get<RunRecord>();
+    record = parse_json(run->second).get<RunRecord>();
   } catch (const nlohmann::json::exception& error) {
     throw_error(ErrorKind::kInput, "{}: its entry 'run' is no run: {}", path.string(),
                 error.what());

@@ -17,6 +17,7 @@
 #include "lram/core/log.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
+#include "lram/core/text.h"
 
 namespace {
 using namespace lram;
@@ -71,8 +72,7 @@ Value choose(const char* option, const std::string& text,
     if (name == text) return value;
     names.push_back(name);
   }
-  throw_error(ErrorKind::kUsage, "{} is '{}', wanted one of {}", option, text,
-              fmt::join(names, ", "));
+  throw_error(ErrorKind::kUsage, "{} is '{}', wanted one of {}", option, text, joined(names));
 }
 
 double floor_ms(const kernels::OpCase::Work& work, const kernels::Ceilings& ceilings) {
@@ -156,19 +156,18 @@ void print_table(const nlohmann::json& rows) {
     if (!row.contains("forward")) continue;
     const auto& shape = row["shape"];
     const double fw = row["forward"]["median_ms"], both = row["both"]["median_ms"];
-    std::vector<std::string> cells = {
-        row["kernel"],
-        fmt::format("{}", fmt::join(shape.get<std::vector<int>>(), ",")),
-        row["gate"],
-        row["implementation"],
-        ms(row["forward"]["median_ms"]),
-        ms(row["forward"]["p99_ms"]),
-        ms(row["both"]["median_ms"]),
-        ms(row["both"]["p99_ms"]),
-        fmt::format("{:.0f}", row["forward_gbps"].get<double>()),
-        fmt::format("{:.0f}", row["both_gbps"].get<double>()),
-        percent(row["forward_floor_ms"].get<double>() / fw),
-        percent(row["both_floor_ms"].get<double>() / both)};
+    std::vector<std::string> cells = {row["kernel"],
+                                      joined(shape.get<std::vector<int>>(), ","),
+                                      row["gate"],
+                                      row["implementation"],
+                                      ms(row["forward"]["median_ms"]),
+                                      ms(row["forward"]["p99_ms"]),
+                                      ms(row["both"]["median_ms"]),
+                                      ms(row["both"]["p99_ms"]),
+                                      fmt::format("{:.0f}", row["forward_gbps"].get<double>()),
+                                      fmt::format("{:.0f}", row["both_gbps"].get<double>()),
+                                      percent(row["forward_floor_ms"].get<double>() / fw),
+                                      percent(row["both_floor_ms"].get<double>() / both)};
     for (const auto& [key, time] : {std::pair("forward_copy_ms", fw), {"both_copy_ms", both}})
       cells.push_back(row.contains(key) ? percent(row[key].get<double>() / time) : "-");
     if (row.contains("attention") && row["attention"].contains("forward")) {

@@ -1,6 +1,6 @@
 // The command `lram`: a table of verbs. Verbs that need LibTorch are programs of their own beside
 // this one, which it executes, so that the others start in milliseconds.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <cerrno>

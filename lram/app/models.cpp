@@ -1,5 +1,5 @@
 // lram models: what the recipes' policies take. The program `lram-models`, which `lram` executes.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -12,6 +12,7 @@
 #include "lram/app/verb.h"
 #include "lram/core/embedded_file.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
 #include "lram/model/cost.h"
@@ -174,7 +175,7 @@ int models(const Args& args) {
       out["public_models"].push_back({{"model", one.name},
                                       {"parameters", one.parameters},
                                       {"published_parameters", one.published * 1e6}});
-    fmt::print("{}\n", out.dump(1));
+    fmt::print("{}\n", json_text(out, 1));
   } else {
     fmt::print("{}", to_table(rows));
     if (!known.empty()) fmt::print("\n{}", to_table(known));

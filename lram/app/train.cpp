@@ -2,7 +2,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <malloc.h>
 #include <torch/utils.h>
 
@@ -19,6 +19,7 @@
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
 #include "lram/core/interrupt.h"
+#include "lram/core/json.h"
 #include "lram/core/log.h"
 #include "lram/core/options.h"
 #include "lram/model/policy.h"
@@ -152,7 +153,7 @@ void print_result(const Options& o, const training::RunResult& result) {
                                 {"step", result.step},
                                 {"checkpoint", result.checkpoint.string()},
                                 {"metrics", result.metrics}};
-    fmt::print("{}\n", out.dump(1));
+    fmt::print("{}\n", json_text(out, 1));
     return;
   }
   fmt::print("{} at step {} of {}\n", reason, result.step, o.train.steps);

@@ -6,6 +6,14 @@
 
 namespace lram {
 namespace internal {
+std::string placeholders(std::size_t count) {
+  std::string format;
+  for (std::size_t i = 0; i < count; ++i) format += "{}";
+  return format;
+}
+
+std::string bracketed(const std::string& text) { return "[" + text + "]"; }
+
 void throw_check_failed(const char* file, int line, const char* condition,
                         const std::string& text) {
   std::string_view path(file);

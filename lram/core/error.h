@@ -1,11 +1,12 @@
 #pragma once
-#include <fmt/ostream.h>
-#include <fmt/ranges.h>
+#include <fmt/core.h>
 
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "lram/core/text.h"
 
 namespace lram {
 
@@ -39,11 +40,28 @@ namespace internal {
 [[noreturn]] void throw_check_failed(const char* file, int line, const char* condition,
                                      const std::string& text);
 
+/// "{}" as often as that.
+std::string placeholders(std::size_t count);
+
+std::string bracketed(const std::string& text);
+
+/// The part itself, but the text "[2, 3]" for a list of numbers.
+template <typename Part>
+decltype(auto) printable(const Part& part) {
+  if constexpr (requires { part.begin() == part.end(); } &&
+                !std::is_convertible_v<Part, std::string_view>)
+    return bracketed(joined(part));
+  else
+    return (part);
+}
+
+/// Every part by "{}". Not by fmt::format_to(), which would compile all of fmt's formatters into
+/// every file.
 template <typename... Parts>
 std::string join(const Parts&... parts) {
-  std::string text;
-  (fmt::format_to(std::back_inserter(text), "{}", parts), ...);
-  return text;
+  return [](const auto&... texts) {
+    return fmt::vformat(placeholders(sizeof...(texts)), fmt::make_format_args(texts...));
+  }(printable(parts)...);
 }
 }  // namespace internal
 

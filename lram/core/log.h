@@ -1,5 +1,5 @@
 #pragma once
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <cstdio>
 #include <string>
@@ -11,7 +11,7 @@ void log_line(const std::string& line);
 
 template <typename Value, typename... Rest>
 void append_pairs(std::string& line, const char* key, const Value& value, const Rest&... rest) {
-  fmt::format_to(std::back_inserter(line), " {}={}", key, value);
+  line += fmt::format(" {}={}", key, value);
   if constexpr (sizeof...(rest) > 0) append_pairs(line, rest...);
 }
 inline void append_pairs(std::string&) {}

@@ -10,6 +10,7 @@
 #include "lram/core/crc32c.h"
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 
 namespace lram {
 namespace fs = std::filesystem;
@@ -29,14 +30,14 @@ std::string render(const Entries& entries) {
   nlohmann::json files = nlohmann::json::object();
   for (const auto& [path, entry] : entries)
     files[path] = {{"size", entry.size}, {"crc32c", entry.crc32c}};
-  return nlohmann::json{{"format_version", 1}, {"files", files}}.dump(1) + "\n";
+  return json_text(nlohmann::json{{"format_version", 1}, {"files", files}}, 1) + "\n";
 }
 
 Entries parse(const fs::path& path) {
   const std::string text = read_file(path);
   Entries entries;
   try {
-    const auto json = nlohmann::json::parse(text);
+    const auto json = parse_json(text);
     if (const int version = json.at("format_version"); version != 1)
       throw_error(ErrorKind::kInput, "{}: format_version is {}, wanted 1", path.string(), version);
     for (const auto& [name, file] : json.at("files").items())

@@ -8,6 +8,8 @@
 #include <set>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
+#include "lram/core/text.h"
 
 namespace lram {
 static_assert(std::endian::native == std::endian::little, "safetensors data are little endian");
@@ -226,11 +228,10 @@ SafetensorsContent parse_safetensors(std::span<const std::byte> bytes, const std
     const auto want = byte_size(tensor.dtype, tensor.shape);
     if (!want)
       throw_error(ErrorKind::kInput, "{}: tensor '{}': shape [{}] of {} overflows 64 bits", where,
-                  tensor.name, fmt::join(tensor.shape, ", "), dtype_name(tensor.dtype));
+                  tensor.name, joined(tensor.shape), dtype_name(tensor.dtype));
     if (entry.end - entry.begin != *want)
       throw_error(ErrorKind::kInput, "{}: {} bytes, but shape [{}] of {} wants {}", found,
-                  entry.end - entry.begin, fmt::join(tensor.shape, ", "), dtype_name(tensor.dtype),
-                  *want);
+                  entry.end - entry.begin, joined(tensor.shape), dtype_name(tensor.dtype), *want);
     position = entry.end;
   }
   if (position != data.size())
@@ -280,7 +281,7 @@ void stream_safetensors(const fs::path& path, std::vector<TensorSource> tensors,
     return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
   });
   std::string header = "{";
-  if (!metadata.empty()) header += "\"__metadata__\":" + json(metadata).dump();
+  if (!metadata.empty()) header += "\"__metadata__\":" + json_text(json(metadata));
   std::set<std::string_view> names;
   std::vector<std::uint64_t> ends;
   for (const TensorSource& tensor : tensors) {
@@ -293,8 +294,8 @@ void stream_safetensors(const fs::path& path, std::vector<TensorSource> tensors,
     ends.push_back(begin + *bytes);
     if (header.size() > 1) header += ',';
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                          json(tensor.name).dump(), dtype_name(tensor.dtype),
-                          fmt::join(tensor.shape, ","), begin, ends.back());
+                          json_text(json(tensor.name)), dtype_name(tensor.dtype),
+                          joined(tensor.shape, ","), begin, ends.back());
   }
   header += '}';
   header.append((8 - header.size() % 8) % 8, ' ');

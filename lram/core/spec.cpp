@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 
 namespace lram {
 namespace {
@@ -33,7 +34,7 @@ std::vector<double> bounds_from_json(const json& object, const char* name, doubl
   std::vector<double> out;
   for (const json& bound : field<json>(object, name)) {
     if (!bound.is_null() && !bound.is_number())
-      throw_error(ErrorKind::kInput, "TaskSpec: field '{}' holds {}", name, bound.dump());
+      throw_error(ErrorKind::kInput, "TaskSpec: field '{}' holds {}", name, json_text(bound));
     out.push_back(bound.is_null() ? open : bound.get<double>());
   }
   return out;

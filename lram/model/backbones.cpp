@@ -1,8 +1,9 @@
 #include "lram/model/backbones.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 #include "lram/model/gpt2.h"
 #include "lram/model/mamba.h"
 #include "lram/model/xlstm_backbone.h"
@@ -138,7 +139,7 @@ const Kind& kind_of(const PolicyConfig& config) {
   for (const Kind& kind : kKinds)
     if (config.backbone == kind.name) return kind;
   throw_error(ErrorKind::kUsage, "model.backbone is '{}', wanted one of {}", config.backbone,
-              fmt::join(backbone_names(), ", "));
+              joined(backbone_names()));
 }
 }  // namespace
 

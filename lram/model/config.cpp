@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
+#include "lram/core/text.h"
 #include "lram/model/backbones.h"
 #include "lram/model/image_encoder.h"
 
@@ -61,8 +63,8 @@ void check_unused(const PolicyConfig& config) {
     const std::string& choice = config.*field.choice;
     if (field.owners.contains(choice) || given.at(field.name) == initial.at(field.name)) continue;
     throw_error(ErrorKind::kUsage, "model.{} is {}, wanted {} with {}: it is of {} alone",
-                field.name, given.at(field.name).dump(), initial.at(field.name).dump(), choice,
-                fmt::join(field.owners, ", "));
+                field.name, json_text(given.at(field.name)), json_text(initial.at(field.name)),
+                choice, joined(field.owners));
   }
 }
 

@@ -1,8 +1,9 @@
 #include "lram/model/image_encoder.h"
 
-#include <fmt/ranges.h>
+#include <fmt/core.h>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 #include "lram/model/impala.h"
 #include "lram/model/vil.h"
 #include "lram/model/vit.h"
@@ -82,7 +83,7 @@ const Kind& kind_of(const PolicyConfig& config) {
   for (const Kind& kind : kKinds)
     if (config.image_encoder == kind.name) return kind;
   throw_error(ErrorKind::kUsage, "model.image_encoder is '{}', wanted one of {}",
-              config.image_encoder, fmt::join(image_encoder_names(), ", "));
+              config.image_encoder, joined(image_encoder_names()));
 }
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 #include "lram/model/tensor_io.h"
 
 namespace lram::model {
@@ -31,17 +32,16 @@ void load_weights(torch::nn::Module& module, const std::filesystem::path& path,
     const auto at = given.tensors.find(name);
     if (at == given.tensors.end())
       throw_error(ErrorKind::kInput, "{}: no tensor '{}' ({}), wanted one of shape [{}]", where,
-                  name, given.format, fmt::join(tensor.sizes(), ", "));
+                  name, given.format, joined(tensor.sizes()));
     if (tensor.sizes() != at::IntArrayRef(at->second.shape))
       throw_error(ErrorKind::kInput, "{}: tensor '{}' ({}) has shape [{}], wanted [{}]", where,
-                  name, given.format, fmt::join(at->second.shape, ", "),
-                  fmt::join(tensor.sizes(), ", "));
+                  name, given.format, joined(at->second.shape), joined(tensor.sizes()));
   }
   for (const auto& [name, tensor] : given.tensors)
     if (!names.contains(name) && !weights::is_outside_backbone(name))
       throw_error(ErrorKind::kInput,
                   "{}: tensor '{}' ({}) of shape [{}] belongs to no part of the model", where, name,
-                  given.format, fmt::join(tensor.shape, ", "));
+                  given.format, joined(tensor.shape));
 
   // Twice over the file: one tensor at a time is held, and nothing is written before all are seen.
   const auto value = [&](const std::string& name) {

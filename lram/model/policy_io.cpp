@@ -2,6 +2,7 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
 #include "lram/model/policy.h"
 #include "lram/model/tensor_io.h"
@@ -17,12 +18,12 @@ constexpr const char* kWeightsName = "model.safetensors";
 
 json read_config(const fs::path& path) {
   const std::string text = read_file(path);
-  const json config = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const json config = parse_json_or_discard(text);
   if (!config.is_object()) throw_error(ErrorKind::kInput, "{}: not a JSON object", path.string());
   const json version = config.value("format_version", json());
   if (version != kFormatVersion)
     throw_error(ErrorKind::kInput, "{}: format_version is {}, this program reads {}", path.string(),
-                version.dump(), kFormatVersion);
+                json_text(version), kFormatVersion);
   for (const char* name : {"model", "tasks"})
     if (!config.contains(name))
       throw_error(ErrorKind::kInput, "{}: no field '{}'", path.string(), name);
@@ -62,7 +63,7 @@ void check_policy_tensors(const fs::path& checkpoint) {
 void save_policy_files(const Policy& policy, const fs::path& folder) {
   const json config = {
       {"format_version", kFormatVersion}, {"model", policy.config()}, {"tasks", policy.tasks()}};
-  write_file_atomically(folder / kConfigName, config.dump(2) + "\n");
+  write_file_atomically(folder / kConfigName, json_text(config, 2) + "\n");
   save_tensors(folder / kWeightsName, named_tensors(policy), {{"format", "pt"}});
 }
 

@@ -92,7 +92,7 @@ class RnnPart : public PostUpCell {
     const std::int64_t dim = config.embed_dim, heads = config.num_heads, unit = dim / heads;
     const RnnGates n = rnn_gates(kind);
     for (const char gate : input_names())
-      gates_.push_back(add_parameter(block, std::string("xlstm.") + gate + "gate.weight",
+      gates_.push_back(add_parameter(block, fmt::format("xlstm.{}gate.weight", gate),
                                      small_init({heads, unit, unit}, dim)));
     recurrent_ = add_parameter(block, "xlstm.rnn_cell.R",
                                uniform_init({n.recurrent, heads, unit, unit}, unit));

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::model {
 namespace {
@@ -68,10 +69,10 @@ void check_tensors(const SafetensorsFile& file, const NamedTensors& wanted) {
     const TensorEntry* entry = file.find(name);
     if (entry == nullptr)
       throw_error(ErrorKind::kInput, "{}: no tensor '{}', wanted one of shape [{}]", where, name,
-                  fmt::join(tensor.sizes(), ", "));
+                  joined(tensor.sizes()));
     if (tensor.sizes() != at::IntArrayRef(entry->shape))
       throw_error(ErrorKind::kInput, "{}: tensor '{}' has shape [{}], wanted [{}]", where, name,
-                  fmt::join(entry->shape, ", "), fmt::join(tensor.sizes(), ", "));
+                  joined(entry->shape), joined(tensor.sizes()));
     const torch::ScalarType type = scalar_type(entry->dtype);
     if (type != tensor.scalar_type() &&
         !(torch::isFloatingType(type) && tensor.is_floating_point()))
@@ -82,7 +83,7 @@ void check_tensors(const SafetensorsFile& file, const NamedTensors& wanted) {
     if (!names.contains(entry.name))
       throw_error(ErrorKind::kInput,
                   "{}: tensor '{}' of shape [{}] belongs to no part of the model", where,
-                  entry.name, fmt::join(entry.shape, ", "));
+                  entry.name, joined(entry.shape));
 }
 
 void load_tensors(const SafetensorsFile& file, const NamedTensors& into) {

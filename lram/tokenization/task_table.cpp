@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::tokenization {
 namespace {
@@ -72,7 +73,7 @@ const TaskEntry& TaskTable::at(const std::string& id) const {
   std::vector<std::string> ids;
   for (const TaskEntry& known : entries_) ids.push_back(known.spec.id);
   throw_error(ErrorKind::kUsage, "the policy was not trained on task '{}'; it knows: {}", id,
-              fmt::join(ids, ", "));
+              joined(ids));
 }
 
 void to_json(json& out, const TaskTable& table) {

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 
 namespace lram::training {
 namespace fs = std::filesystem;
@@ -23,7 +24,7 @@ fs::path cut_lines(const fs::path& path, std::int64_t step) {
   std::string kept;
   bool cut = false;
   for (std::string line; std::getline(lines, line);) {
-    const json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const json parsed = parse_json_or_discard(line);
     if (!lines.eof() && parsed.is_object() && parsed.value("step", step + 1) <= step) {
       kept += line + "\n";
     } else {
@@ -77,7 +78,7 @@ MetricsWriter::MetricsWriter(const fs::path& run, std::int64_t step)
 void MetricsWriter::write(std::int64_t step, const Metrics& metrics) {
   json line = metrics;
   line["step"] = step;
-  lines_.write(line.dump() + "\n");
+  lines_.write(json_text(line) + "\n");
   for (const auto& [name, value] : metrics) events_.add_scalar(name, step, value);
 }
 

@@ -10,7 +10,9 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/log.h"
+#include "lram/core/text.h"
 #include "lram/model/action_loss.h"
 #include "lram/model/tensor_io.h"
 #include "lram/tokenization/sequence.h"
@@ -103,7 +105,7 @@ Trainer::Trainer(const TrainConfig& config, std::shared_ptr<model::Policy> polic
   for (const std::string& name : domains_with_batch_size(config_))
     if (std::find(domains.begin(), domains.end(), name) == domains.end())
       throw_error(ErrorKind::kUsage, "train.batch_sizes: no domain '{}' in the data, only {}", name,
-                  fmt::join(domains, ", "));
+                  joined(domains));
   policy_->train();
   start_streams();
 }
@@ -231,7 +233,7 @@ void Trainer::save(const fs::path& checkpoint) const {
   const json state = {
       {"format_version", kStateVersion},  {"step", num_steps_},          {"seed", config_.seed},
       {"threads", at::get_num_threads()}, {"data", data_.fingerprint()}, {"tallies", tallies_}};
-  write_file_atomically(folder / kStateName, state.dump(1) + "\n");
+  write_file_atomically(folder / kStateName, json_text(state, 1) + "\n");
 }
 
 void Trainer::restore(const fs::path& checkpoint) {
@@ -239,7 +241,7 @@ void Trainer::restore(const fs::path& checkpoint) {
   std::int64_t step = 0;
   TaskTallies tallies;
   try {
-    const json state = json::parse(read_file(path));
+    const json state = parse_json(read_file(path));
     if (const int version = state.at("format_version"); version != kStateVersion)
       throw_error(ErrorKind::kInput, "{}: format_version is {}, wanted {}", path.string(), version,
                   kStateVersion);
@@ -250,7 +252,7 @@ void Trainer::restore(const fs::path& checkpoint) {
         throw_error(ErrorKind::kUsage,
                     "data.files: entry {} is {}, the run to resume was trained on {}", i + 1,
                     i < now.size() ? data_.tasks()[i].data.path().string() : "missing",
-                    i < then.size() ? then[i].dump() : "fewer files");
+                    i < then.size() ? json_text(then[i]) : "fewer files");
     if (const int threads = state.at("threads"); threads != at::get_num_threads())
       log_warning("{} CPU threads now, {} when the run began: its numbers differ in the last bits",
                   at::get_num_threads(), threads);

@@ -8,7 +8,9 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
+#include "lram/core/text.h"
 
 namespace lram::weights {
 namespace fs = std::filesystem;
@@ -84,8 +86,7 @@ WeightSet with_backbone(const WeightSet& policy, const WeightSet& backbone,
                   name.substr(prefix.size()), where);
     if (at->second.shape != tensor.shape)
       throw_error(ErrorKind::kInput, "{}: tensor '{}' has shape [{}], the policy {} wants [{}]", in,
-                  at->first, fmt::join(at->second.shape, ", "), where,
-                  fmt::join(tensor.shape, ", "));
+                  at->first, joined(at->second.shape), where, joined(tensor.shape));
     tensor = at->second;
   }
   for (const auto& [name, tensor] : named)
@@ -175,7 +176,7 @@ std::vector<std::string> write_shards(const fs::path& folder, const WeightSet& s
     for (const std::string& name : shards[i]) map[name] = files.back();
   }
   const nlohmann::json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-  write_file_atomically(folder / kIndexName, index.dump(2) + "\n");
+  write_file_atomically(folder / kIndexName, json_text(index, 2) + "\n");
   files.emplace_back(kIndexName);
   return files;
 }

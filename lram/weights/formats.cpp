@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::weights {
 namespace {
@@ -95,8 +96,7 @@ const WeightFormat& weight_format(std::string_view name) {
   }
   const std::string near = nearest_name(std::string(name), known);
   throw_error(ErrorKind::kUsage, "weight format '{}' is not known, wanted one of {}{}", name,
-              fmt::join(known, ", "),
-              near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
+              joined(known), near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
 }
 
 const WeightFormat* detect_format(const WeightSet& set) {

@@ -7,11 +7,12 @@
 #include <set>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 
 namespace lram::weights {
 namespace {
 std::string text(const std::vector<std::int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
+  return fmt::format("[{}]", joined(shape));
 }
 
 /// Gathers elements of `width` bytes: axis i of the result is axis axes[i] of the source.

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 #include "lram/weights/formats.h"
 
 namespace lram::weights {
@@ -59,7 +60,7 @@ void check_shape(const std::string& name, const WeightTensor& tensor,
                  const std::string& where) {
   if (tensor.shape != wanted)
     throw_error(ErrorKind::kInput, "{}: tensor '{}' has shape [{}], wanted [{}]{}", where, name,
-                fmt::join(tensor.shape, ", "), fmt::join(wanted, ", "), hint);
+                joined(tensor.shape), joined(wanted), hint);
 }
 
 WeightSet read_stack(const WeightSet& set, const FormatOptions& options, bool cuda,
@@ -222,7 +223,7 @@ void check_state(const std::string& name, const WeightTensor& tensor, std::size_
   if (!fits)
     throw_error(ErrorKind::kInput,
                 "{}: tensor '{}' is {} of shape [{}], wanted F32 or F64 with {} sizes{}", where,
-                name, dtype_name(tensor.dtype), fmt::join(shape, ", "), rank,
+                name, dtype_name(tensor.dtype), joined(shape), rank,
                 ones == 0 ? "" : fmt::format(", the last {} of them 1", ones));
 }
 

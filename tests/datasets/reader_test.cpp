@@ -11,7 +11,7 @@
 #include "tests/datasets/fixtures.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::datasets {
+namespace lram::datasets::reader_test {
 namespace {
 namespace fs = std::filesystem;
 using test::error_of;
@@ -312,4 +312,4 @@ TEST(Dataset, NamesAFileThatIsNone) {
             path.string() + ": 35 bytes that do not begin as an HDF5 data set of LRAM does");
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::reader_test

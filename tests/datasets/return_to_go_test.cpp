@@ -11,7 +11,7 @@
 #include "lram/core/safetensors.h"
 #include "tests/support/golden_case.h"
 
-namespace lram::datasets {
+namespace lram::datasets::return_to_go_test {
 namespace {
 TEST(ReturnToGo, SumsFromTheEnd) {
   const std::vector<float> rewards = {1.0f, -2.0f, 0.5f};
@@ -77,4 +77,4 @@ TEST(Golden, ReturnsToGoAreThoseOfTheReference) {
   }
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::return_to_go_test

@@ -9,7 +9,7 @@
 #include "tests/datasets/fixtures.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::datasets {
+namespace lram::datasets::sampler_test {
 namespace {
 using test::error_of;
 
@@ -182,4 +182,4 @@ TEST(Split, OfOneEpisodeIsAnError) {
       (*one).path().string() + ": 1 episode, wanted at least 2: one to train on, one to validate");
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::sampler_test

@@ -5,7 +5,7 @@
 #include "tests/datasets/fixtures.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::datasets {
+namespace lram::datasets::statistics_test {
 namespace {
 Episode episode(std::vector<float> observations, std::vector<float> actions,
                 std::vector<float> rewards) {
@@ -73,4 +73,4 @@ TEST(Statistics, OfAFileAreThoseOfItsEpisodes) {
   EXPECT_THROW(compute_statistics(data, {}), Error);
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::statistics_test

@@ -9,7 +9,7 @@
 #include "tests/datasets/fixtures.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::datasets {
+namespace lram::datasets::validate_test {
 namespace {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -166,4 +166,4 @@ TEST(Validate, FindsTheUnfinishedTailOfAJournal) {
   EXPECT_TRUE(found[0].found.ends_with(" bytes of an unfinished episode")) << found[0].found;
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::validate_test

@@ -8,7 +8,7 @@
 #include "tests/datasets/fixtures.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::datasets {
+namespace lram::datasets::writer_test {
 namespace {
 namespace fs = std::filesystem;
 using test::append_all;
@@ -201,4 +201,4 @@ TEST(Journal, SaysWhatIsWrongWithItsHeader) {
   }
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::writer_test

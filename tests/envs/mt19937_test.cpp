@@ -8,16 +8,20 @@
 #include <string_view>
 #include <vector>
 
+#include "lram/core/json.h"
 #include "tests/support/golden.h"
 
 // numpy's RandomState, tests/golden/baselines: every draw to the bit.
+namespace lram::envs::mt19937_test {
 namespace {
-using lram::envs::Mt19937;
 using nlohmann::json;
 
 constexpr const char* kFile = "baselines/mt19937.json";
 
-json golden() { return json::parse(std::ifstream(lram::test::golden_root() / kFile)); }
+json golden() {
+  std::ifstream in(lram::test::golden_root() / kFile);
+  return parse_json(in);
+}
 
 // The arguments of "randint(-5,2**40)": -5 and 2^40. Absent for "random_sample".
 std::vector<std::int64_t> arguments(const std::string& call) {
@@ -131,3 +135,4 @@ TEST(Mt19937, CopiedStateContinues) {
   for (int i = 0; i < 1001; ++i) EXPECT_EQ(rng.randn(), copy.randn());
 }
 }  // namespace
+}  // namespace lram::envs::mt19937_test

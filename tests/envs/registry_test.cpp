@@ -5,9 +5,8 @@
 #include "envs/environment.h"
 #include "lram/core/error.h"
 
+namespace lram::envs::registry_test {
 namespace {
-using lram::envs::make;
-using lram::envs::task_ids;
 
 std::string message(const std::string& name) {
   try {
@@ -47,3 +46,4 @@ TEST(Registry, AnUnknownTaskIsAnsweredWithTheNearestAndAll) {
   EXPECT_NE(message("grid/").find("unknown task"), std::string::npos);
 }
 }  // namespace
+}  // namespace lram::envs::registry_test

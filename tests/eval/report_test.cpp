@@ -7,10 +7,11 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/xml.h"
 
-namespace lram::eval {
+namespace lram::eval::report_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -43,15 +44,15 @@ void write_whole_run(const fs::path& run) {
   write(run / "config.ini", "[model]\nembed_dim = 64\n# a & b\n");
   std::string metrics;
   for (int step = 0; step < 5000; step += 2)
-    metrics += nlohmann::json{{"step", step},
-                              {"train/loss", 5.0 / (1 + step)},
-                              {"train/loss/dmcontrol", 4.0},
-                              {"train/accuracy/dmcontrol", 0.5}}
-                   .dump() +
+    metrics += json_text(nlohmann::json{{"step", step},
+                                        {"train/loss", 5.0 / (1 + step)},
+                                        {"train/loss/dmcontrol", 4.0},
+                                        {"train/accuracy/dmcontrol", 0.5}}) +
                "\n";
   metrics += R"({"step": 5000, "valid/loss/dmcontrol": 4.5, "valid/accuracy/dmcontrol": 0.4})";
   write(run / "metrics.jsonl", metrics + "\n");
-  write(run / "eval/20260101-000000_000000200.json", nlohmann::json(evaluation_of(640.0)).dump());
+  write(run / "eval/20260101-000000_000000200.json",
+        json_text(nlohmann::json(evaluation_of(640.0))));
   LatencyTable latency{.hardware = "a processor", .build = "a compiler", .rows = {}};
   for (const char* model : {"xlstm", "transformer"})
     for (const int context : {10, 1000})
@@ -63,7 +64,7 @@ void write_whole_run(const fs::path& run) {
                               .median_us = 300.0 + context,
                               .p99_us = 500.0 + context,
                               .max_us = 900.0 + context});
-  write(run / "latency.json", nlohmann::json(latency).dump());
+  write(run / "latency.json", json_text(nlohmann::json(latency)));
 }
 
 std::string error_of(const fs::path& run) {
@@ -110,9 +111,9 @@ TEST(Report, NamesWhatIsMissing) {
 
 TEST(RunFolder, TakesTheNewestEvaluationOfEachTaskAndMode) {
   const test::TempFolder folder;
-  write(folder.path() / "eval/2_b.json", nlohmann::json(evaluation_of(2.0)).dump());
-  write(folder.path() / "eval/1_a.json", nlohmann::json(evaluation_of(1.0)).dump());
-  write(folder.path() / "eval/0_c.json", nlohmann::json(evaluation_of(0.5, "window")).dump());
+  write(folder.path() / "eval/2_b.json", json_text(nlohmann::json(evaluation_of(2.0))));
+  write(folder.path() / "eval/1_a.json", json_text(nlohmann::json(evaluation_of(1.0))));
+  write(folder.path() / "eval/0_c.json", json_text(nlohmann::json(evaluation_of(0.5, "window"))));
   const RunFolder run = read_run_folder(folder.path());
   ASSERT_EQ(run.evaluation.tasks.size(), 2u);
   EXPECT_EQ(run.evaluation.tasks[0].episodes[0].episode_return, 2.0);
@@ -147,4 +148,4 @@ TEST(RunFolder, OfACheckpoint) {
   EXPECT_EQ(run_of_checkpoint(run / "elsewhere"), run / "elsewhere");
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::report_test

@@ -7,7 +7,7 @@
 #include "lram/core/error.h"
 #include "tests/support/tiny_policy.h"
 
-namespace lram::eval {
+namespace lram::eval::rollout_test {
 namespace {
 const std::vector<std::string> kTasks = {
     "grid/dark_room_10x10_dense", "grid/dark_key_door_10x10_dense", "dmcontrol/cartpole_swingup"};
@@ -80,4 +80,4 @@ TEST(Rollout, WantsOneRowPerEnvironment) {
   EXPECT_THROW(rollout(agent, one, {.episodes = 0}), Error);
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::rollout_test

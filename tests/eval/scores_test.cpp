@@ -10,7 +10,7 @@
 #include "lram/core/error.h"
 #include "lram/core/rng.h"
 
-namespace lram::eval {
+namespace lram::eval::scores_test {
 namespace {
 TaskEvaluation task_with(const std::string& task, const std::vector<double>& returns,
                          double data_mean, double random_mean,
@@ -143,4 +143,4 @@ TEST(LramReferences, HoldTheTasksOfDmcontrol) {
   EXPECT_EQ(find_lram_reference("dmcontrol/cartpole"), nullptr);
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::scores_test

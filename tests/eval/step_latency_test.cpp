@@ -8,7 +8,7 @@
 #include "lram/core/error.h"
 #include "tests/support/tiny_policy.h"
 
-namespace lram::eval {
+namespace lram::eval::step_latency_test {
 namespace {
 const std::string kTask = "dmcontrol/walker_run";
 
@@ -75,4 +75,4 @@ TEST(LatencyTable, SurvivesItsFile) {
   EXPECT_NE(to_table(table).find("xlstm"), std::string::npos);
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::step_latency_test

@@ -9,7 +9,7 @@
 #include "lram/core/rng.h"
 #include "tests/support/xml.h"
 
-namespace lram::eval {
+namespace lram::eval::svg_plot_test {
 namespace {
 using Ticks = std::vector<double>;
 
@@ -101,4 +101,4 @@ TEST(Svg, SaysWhenThereIsNothing) {
   EXPECT_NE(svg.find("nothing to show"), std::string::npos);
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::svg_plot_test

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "lram/core/json.h"
 #include "tests/support/golden.h"
 
 namespace lram::test {
@@ -43,7 +44,7 @@ inline std::vector<GoldenCase> golden_cases(const std::string& folder, const std
   const std::filesystem::path root = golden_root() / folder;
   std::ifstream in(root / "index.json");
   std::vector<GoldenCase> cases;
-  const auto index = nlohmann::json::parse(in);
+  const auto index = parse_json(in);
   for (const auto& row : index.at("cases"))
     if (GoldenCase one{root, row}; is_kind(one)) cases.push_back(std::move(one));
   EXPECT_FALSE(cases.empty()) << root << " holds no case of the kind " << kind;

@@ -1,11 +1,12 @@
 #include "lram/weights/convert.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
 
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
 
@@ -23,7 +24,7 @@ void print_formats(bool as_json) {
   for (const weights::WeightFormat& format : weights::weight_formats())
     add(format.name, format.summary);
   if (as_json)
-    fmt::print("{}\n", nlohmann::json{{"formats", formats}}.dump(2));
+    fmt::print("{}\n", json_text(nlohmann::json{{"formats", formats}}, 2));
   else
     fmt::print("{}", table.text());
 }
@@ -71,13 +72,13 @@ int ckpt_convert(const Args& args) {
 
   const weights::ConvertResult result = weights::convert(in, out, options);
   if (as_json)
-    fmt::print("{}\n", nlohmann::json{{"from", result.from},
-                                      {"to", result.to},
-                                      {"out", out},
-                                      {"tensors", result.num_tensors},
-                                      {"bytes", result.bytes},
-                                      {"files", result.files}}
-                           .dump(2));
+    fmt::print("{}\n", json_text(nlohmann::json{{"from", result.from},
+                                                {"to", result.to},
+                                                {"out", out},
+                                                {"tensors", result.num_tensors},
+                                                {"bytes", result.bytes},
+                                                {"files", result.files}},
+                                 2));
   else
     fmt::print("{}: {} tensors, {}, {} to {}, {} file{}\n", out, result.num_tensors,
                format_bytes(result.bytes), result.from, result.to, result.files.size(),

@@ -1,12 +1,14 @@
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/options.h"
 #include "lram/core/table.h"
+#include "lram/core/text.h"
 #include "lram/weights/formats.h"
 #include "lram/weights/statistics.h"
 
@@ -20,14 +22,14 @@ using weights::TensorStatistics;
 /// A name as it may stand on a terminal.
 std::string printable(const std::string& name) {
   for (const char c : name)
-    if (static_cast<unsigned char>(c) < 32 || c == 127) return json(name).dump();
+    if (static_cast<unsigned char>(c) < 32 || c == 127) return json_text(json(name));
   return name;
 }
 
 /// A JSON file of the folder; null where there is none.
 json read_json(const fs::path& path) {
   if (!fs::exists(path)) return {};
-  const json out = json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  const json out = parse_json_or_discard(read_file(path));
   if (out.is_discarded()) throw_error(ErrorKind::kInput, "{}: not valid JSON", path.string());
   return out;
 }
@@ -98,7 +100,7 @@ void print_config(const Folder& folder) {
     fmt::print("{:<20} {}\n", name, value);
   };
   const auto text = [](const json& value) {
-    return value.is_string() ? value.get<std::string>() : value.dump();
+    return value.is_string() ? value.get<std::string>() : json_text(value);
   };
   if (folder.state.is_object() && folder.state.contains("step"))
     print("step", text(folder.state["step"]));
@@ -135,10 +137,9 @@ void print_text(const TensorFiles& files, const Folder& folder, bool with_statis
   if (with_statistics) header.insert(header.end(), {"min", "max", "mean", "non-finite"});
   Table table(header);
   for (const auto& [name, tensor] : files.tensors()) {
-    std::vector<std::string> row = {printable(std::string(name)),
-                                    std::string(dtype_name(tensor->dtype)),
-                                    fmt::format("[{}]", fmt::join(tensor->shape, ", ")),
-                                    fmt::format("{}", tensor->data.size())};
+    std::vector<std::string> row = {
+        printable(std::string(name)), std::string(dtype_name(tensor->dtype)),
+        fmt::format("[{}]", joined(tensor->shape)), fmt::format("{}", tensor->data.size())};
     if (with_statistics) {
       const TensorStatistics statistics = weights::compute_statistics(*tensor);
       row.insert(
@@ -170,7 +171,7 @@ int ckpt_show(const Args& args) {
   const TensorFiles files(path);
   const Folder folder = read_folder(path);
   if (as_json)
-    fmt::print("{}\n", to_json(files, folder, with_statistics).dump(2));
+    fmt::print("{}\n", json_text(to_json(files, folder, with_statistics), 2));
   else
     print_text(files, folder, with_statistics);
   return 0;

@@ -1,12 +1,13 @@
 // lram ckpt verify. A program of its own: a policy's shapes are those of the module that its config
 // builds, so that no second list of them can go stale.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "lram/app/verb.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
 #include "lram/core/options.h"
 #include "lram/model/policy.h"
@@ -27,7 +28,7 @@ struct Report {
 
 bool is_policy(const fs::path& path) {
   if (!fs::exists(path / "config.json")) return false;
-  const json config = json::parse(read_file(path / "config.json"), nullptr, false);
+  const json config = parse_json_or_discard(read_file(path / "config.json"));
   return config.is_object() && config.contains("format_version");
 }
 
@@ -99,13 +100,13 @@ int ckpt_verify(const Args& args) {
 
   const Report report = verify(path);
   if (as_json) {
-    fmt::print("{}\n", json{{"path", path},
-                            {"manifest", report.manifest},
-                            {"shapes", report.shapes},
-                            {"tensors", report.num_tensors},
-                            {"values", report.num_values},
-                            {"findings", report.findings}}
-                           .dump(2));
+    fmt::print("{}\n", json_text(json{{"path", path},
+                                      {"manifest", report.manifest},
+                                      {"shapes", report.shapes},
+                                      {"tensors", report.num_tensors},
+                                      {"values", report.num_values},
+                                      {"findings", report.findings}},
+                                 2));
   } else {
     for (const json& finding : report.findings)
       fmt::print("{}: tensor '{}': {}, wanted {}\n", finding["file"].get<std::string>(),

@@ -5,7 +5,7 @@
 #include "lram/core/error.h"
 #include "tests/agents/experts/play.h"
 
-namespace lram::agents::experts {
+namespace lram::agents::experts::controller_test {
 namespace {
 double mean_return(const char* task) {
   const auto controller = make_expert("controller", task);
@@ -39,4 +39,4 @@ TEST(Controller, NamesTheTasksThatHaveALaw) {
   }
 }
 }  // namespace
-}  // namespace lram::agents::experts
+}  // namespace lram::agents::experts::controller_test

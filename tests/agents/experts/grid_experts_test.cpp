@@ -10,7 +10,7 @@
 #include "lram/core/error.h"
 #include "tests/agents/experts/play.h"
 
-namespace lram::agents::experts {
+namespace lram::agents::experts::grid_experts_test {
 namespace {
 using test::play;
 using test::Played;
@@ -111,4 +111,4 @@ TEST(Experts, TasksThatDoNotFitAreRefused) {
   EXPECT_THROW(make_expert("sweep", "grid/dark_room_10x10_dense", {.settings = "speed=2"}), Error);
 }
 }  // namespace
-}  // namespace lram::agents::experts
+}  // namespace lram::agents::experts::grid_experts_test

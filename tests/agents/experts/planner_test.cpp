@@ -5,7 +5,7 @@
 #include "lram/core/error.h"
 #include "tests/agents/experts/play.h"
 
-namespace lram::agents::experts {
+namespace lram::agents::experts::planner_test {
 namespace {
 using test::play;
 
@@ -94,4 +94,4 @@ TEST(Planner, RefusesDiscreteActions) {
   }
 }
 }  // namespace
-}  // namespace lram::agents::experts
+}  // namespace lram::agents::experts::planner_test

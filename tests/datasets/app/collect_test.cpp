@@ -1,5 +1,5 @@
 // The verb from the outside: what scripts rely on.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -16,9 +16,10 @@
 #include "datasets/reader.h"
 #include "datasets/writer.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/support/run_command.h"
 
-namespace lram {
+namespace lram::collect_test {
 namespace {
 namespace fs = std::filesystem;
 using datasets::Dataset;
@@ -129,7 +130,7 @@ TEST(Collect, AHistoryIsOneGoalInTheOrderOfLearning) {
   const CommandResult result = test::run_command(command(
       "dark_room_10x10_dense", "q_learning", 250, out, {"--settings", "history=100", "--json"}));
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_EQ(nlohmann::json::parse(result.out)["episodes"], 250);
+  EXPECT_EQ(parse_json(result.out)["episodes"], 250);
   const Dataset data(out);
   for (int i = 0; i < 250; ++i) {
     EXPECT_EQ(data.episode(i).seed, static_cast<unsigned>(i) / 100);
@@ -240,4 +241,4 @@ TEST(Collect, WhatCannotBeDoneExitsWithItsReason) {
   expect_refused(command("dark_room_10x10_dense", "sweep", 1, out / "data.h5"), 4, "data.h5");
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::collect_test

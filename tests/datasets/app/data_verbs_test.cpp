@@ -3,10 +3,11 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/datasets/fixtures.h"
 #include "tests/support/run_command.h"
 
-namespace lram::datasets {
+namespace lram::datasets::data_verbs_test {
 namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -49,7 +50,7 @@ TEST_F(DataVerbs, LsListsDataSetsJournalsAndWhatCannotBeRead) {
   EXPECT_TRUE(has(text.out, "good.h5")) << text.out;
   EXPECT_TRUE(has(text.out, none_ + ": 11 bytes that do not begin")) << text.out;
   const auto result = data_verb({"ls", folder_.path(), "--json"});
-  const json files = json::parse(result.out).at("files");
+  const json files = parse_json(result.out).at("files");
   ASSERT_EQ(files.size(), 4u);  // in the order of their names
   EXPECT_EQ(files[0].at("path").get<std::string>(), bad_);
   EXPECT_EQ(files[1].at("task"), "test/vector");
@@ -68,12 +69,12 @@ TEST_F(DataVerbs, ShowTellsTaskStatisticsAndEpisodes) {
   EXPECT_TRUE(has(text.out, "test/vector")) << text.out;
   EXPECT_TRUE(has(text.out, "/observations")) << text.out;
   EXPECT_TRUE(has(text.out, "(2 more")) << text.out;
-  const json shown = json::parse(data_verb({"show", good_, "--json", "--episodes", "-1"}).out);
+  const json shown = parse_json(data_verb({"show", good_, "--json", "--episodes", "-1"}).out);
   EXPECT_EQ(shown.at("spec").get<TaskSpec>(), test::vector_task());
   EXPECT_EQ(shown.at("episode_table").size(), 4u);
   EXPECT_EQ(shown.at("statistics").at("observation_mean").size(), 3u);
   EXPECT_EQ(shown.at("arrays").size(), 11u);
-  const json part = json::parse(data_verb({"show", part_, "--json"}).out);
+  const json part = parse_json(data_verb({"show", part_, "--json"}).out);
   EXPECT_EQ(part.at("episodes"), 3);
   EXPECT_GT(part.at("unfinished_bytes"), 0);
   EXPECT_EQ(data_verb({"show", part_}).exit_code, 0);
@@ -94,7 +95,7 @@ TEST_F(DataVerbs, ValidatePrintsFilePathIndexAndExpectation) {
 
   const auto as_json = data_verb({"validate", bad_, "--json"});
   EXPECT_EQ(as_json.exit_code, 3);
-  const json findings = json::parse(as_json.out).at("files").at(0).at("findings");
+  const json findings = parse_json(as_json.out).at("files").at(0).at("findings");
   ASSERT_EQ(findings.size(), 1u);
   EXPECT_EQ(findings[0].at("found"), "5");
 }
@@ -123,4 +124,4 @@ TEST_F(DataVerbs, BadInputGetsOneLineAndItsCode) {
   one_line(data_verb({"show", good_}), 3, good_);
 }
 }  // namespace
-}  // namespace lram::datasets
+}  // namespace lram::datasets::data_verbs_test

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "envs/environment.h"
+#include "lram/core/json.h"
 #include "tests/support/run_command.h"
 
 namespace lram::envs {
@@ -20,7 +21,7 @@ std::string output(std::vector<std::string> words) {
 
 TEST(EnvVerbs, ListEveryTask) {
   const std::string text = output({"env", "ls"});
-  const auto json = nlohmann::json::parse(output({"env", "ls", "--json"}));
+  const auto json = parse_json(output({"env", "ls", "--json"}));
   ASSERT_EQ(json["tasks"].size(), task_ids().size());
   for (std::size_t i = 0; i < task_ids().size(); ++i) {
     EXPECT_NE(text.find(task_ids()[i]), std::string::npos);
@@ -33,7 +34,7 @@ TEST(EnvVerbs, ShowATask) {
   for (const char* part : {"task: dmcontrol/pendulum_swingup", "observation: 3 numbers",
                            "orientation [2]", "action: 1 numbers", "longest episode: 1000 steps"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " is not in: " << text;
-  const auto json = nlohmann::json::parse(output({"env", "show", kTask, "--json"}));
+  const auto json = parse_json(output({"env", "show", kTask, "--json"}));
   EXPECT_EQ(json.get<TaskSpec>(), make(kTask)->spec());
 }
 
@@ -41,7 +42,7 @@ TEST(EnvVerbs, BenchPrintsRatiosToTheBareLoop) {
   const std::vector<std::string> quick = {"--rounds", "3", "--seconds", "0.001", "--num-envs", "2"};
   std::vector<std::string> words = {"bench", "env", "--task", kTask, "--json"};
   words.insert(words.end(), quick.begin(), quick.end());
-  const auto json = nlohmann::json::parse(output(words));
+  const auto json = parse_json(output(words));
   ASSERT_EQ(json["tasks"].size(), 1u);
   const auto& row = json["tasks"][0];
   EXPECT_EQ(row["task"], kTask);

@@ -6,8 +6,8 @@
 
 #include "lram/core/error.h"
 
+namespace lram::envs::grid_world_test {
 namespace {
-using namespace lram::envs;
 
 enum Move { kNorth, kEast, kSouth, kWest, kStay };
 
@@ -160,3 +160,4 @@ TEST(GridWorld, NamesWrongFixedGoals) {
   EXPECT_NE(message("dmcontrol/cheetah_run_goal_1_0").find("unknown task"), std::string::npos);
 }
 }  // namespace
+}  // namespace lram::envs::grid_world_test

@@ -1,5 +1,5 @@
 // Episodes of Python's dm_control, tests/golden/dmcontrol (its README says how they were made).
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>
@@ -8,11 +8,12 @@
 #include <nlohmann/json.hpp>
 
 #include "envs/mujoco/mujoco_environment.h"
+#include "lram/core/json.h"
 #include "tests/support/golden.h"
 #include "tests/support/hdf5_file.h"
 
+namespace lram::envs::dmcontrol_golden_test {
 namespace {
-using lram::envs::MujocoEnvironment;
 using lram::test::Hdf5Array;
 using lram::test::Hdf5File;
 using nlohmann::json;
@@ -28,7 +29,7 @@ std::filesystem::path folder() { return lram::test::golden_root() / "dmcontrol";
 json read_json(const std::filesystem::path& path) {
   std::ifstream file(path);
   EXPECT_TRUE(file.good()) << path;
-  return json::parse(file);
+  return parse_json(file);
 }
 
 // What the sensitivity study recommends for a task; a set without a study of its own takes ours.
@@ -313,3 +314,4 @@ TEST_F(DmcontrolGolden, EpisodesFromTheSeedEqual) {
   }
 }
 }  // namespace
+}  // namespace lram::envs::dmcontrol_golden_test

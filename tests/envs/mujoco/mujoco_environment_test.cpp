@@ -10,8 +10,8 @@
 #include "lram/core/error.h"
 #include "tests/support/temp_folder.h"
 
+namespace lram::envs::mujoco_environment_test {
 namespace {
-using namespace lram::envs;
 
 struct Task {
   explicit Task(const char* id) : env(make(id)), mujoco(dynamic_cast<MujocoEnvironment&>(*env)) {}
@@ -98,3 +98,4 @@ TEST(MujocoEnvironment, AnErrorOfTheEngineIsAnException) {
   EXPECT_THROW(suite_model("no_such.xml"), lram::Error);
 }
 }  // namespace
+}  // namespace lram::envs::mujoco_environment_test

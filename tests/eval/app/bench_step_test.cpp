@@ -4,12 +4,13 @@
 
 #include "eval/latency.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_policy.h"
 #include "tests/support/xml.h"
 
-namespace lram::eval {
+namespace lram::eval::bench_step_test {
 namespace {
 test::CommandResult bench(std::vector<std::string> args) {
   args.insert(args.begin(), {test::program("lram"), "bench", "step", "--threads", "1"});
@@ -24,7 +25,7 @@ TEST(BenchStep, TimesACheckpointBesideATransformer) {
   const auto result = bench({"--checkpoint", run.path() / "checkpoints/000000010", "--contexts",
                              "3,12", "--steps", "20", "--json", "--svg", svg});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  const nlohmann::json json = nlohmann::json::parse(result.out);
+  const nlohmann::json json = parse_json(result.out);
   ASSERT_EQ(json["rows"].size(), 4u);
   for (const nlohmann::json& row : json["rows"]) {
     EXPECT_EQ(row["steps"], 20);
@@ -52,4 +53,4 @@ TEST(BenchStep, RefusesBadUse) {
   expect_refusal({"--steps", "0"}, "--steps is 0");
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::bench_step_test

@@ -5,11 +5,12 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_policy.h"
 
-namespace lram::eval {
+namespace lram::eval::evaluate_test {
 namespace {
 namespace fs = std::filesystem;
 using test::CommandResult;
@@ -31,7 +32,7 @@ class Evaluate : public testing::Test {
   nlohmann::json written() const {
     if (!fs::exists(run_.path() / "eval")) return {};
     for (const auto& entry : fs::directory_iterator(run_.path() / "eval"))
-      return nlohmann::json::parse(read_file(entry.path()));
+      return parse_json(read_file(entry.path()));
     return {};
   }
 
@@ -72,8 +73,8 @@ TEST_F(Evaluate, PrintsJsonAndWritesWhereItIsTold) {
       eval({"--task", "dark_room_10x10_dense", "--episodes", "2", "--mode", "both",
             "--target-return", "lram", "--json", "--csv", csv, "--out", out});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  const nlohmann::json json = nlohmann::json::parse(result.out);
-  EXPECT_EQ(json, nlohmann::json::parse(read_file(out / "eval.json")));
+  const nlohmann::json json = parse_json(result.out);
+  EXPECT_EQ(json, parse_json(read_file(out / "eval.json")));
   ASSERT_EQ(json["tasks"].size(), 2u);
   EXPECT_EQ(json["tasks"][1]["mode"], "window");
   EXPECT_EQ(json["tasks"][0]["target_return"], 80.0);
@@ -128,9 +129,9 @@ TEST_F(Evaluate, RefusesAWrongCheckpoint) {
 
   // Another architecture, vouched for by its manifest.
   std::ofstream(weights) << bytes;
-  nlohmann::json json = nlohmann::json::parse(read_file(config));
+  nlohmann::json json = parse_json(read_file(config));
   json["model"]["embed_dim"] = 64;
-  std::ofstream(config) << json.dump();
+  std::ofstream(config) << json_text(json);
   write_manifest(checkpoint_);
   expect_failure(eval({}), 3, {"model.safetensors", "wanted"});
 
@@ -138,4 +139,4 @@ TEST_F(Evaluate, RefusesAWrongCheckpoint) {
   expect_failure(eval({}), 3, {checkpoint_.string()});
 }
 }  // namespace
-}  // namespace lram::eval
+}  // namespace lram::eval::evaluate_test

@@ -4,6 +4,7 @@
 
 #include "eval/probes/results.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/support/run_command.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/xml.h"
@@ -31,7 +32,7 @@ TEST(Probe, KeepsItsRunsAndGoesOnWithWhatIsMissing) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(read_file(out).substr(0, kept.size()), kept) << "finished runs are not run again";
   EXPECT_EQ(read_records(out).size(), 8u);
-  const auto json = nlohmann::json::parse(result.out);
+  const auto json = parse_json(result.out);
   EXPECT_EQ(json["runs"].size(), 8u);
   for (const auto& claim : json["claims"]) EXPECT_NE(claim["verdict"], "") << claim;
   test::expect_well_formed(read_file(folder.path() / "plots/parity.svg"));
@@ -40,7 +41,7 @@ TEST(Probe, KeepsItsRunsAndGoesOnWithWhatIsMissing) {
   both.insert(both.end(), {"--show"});
   const auto shown = probe(both);
   EXPECT_EQ(shown.exit_code, 0) << shown.err;
-  EXPECT_EQ(nlohmann::json::parse(shown.out), json);
+  EXPECT_EQ(parse_json(shown.out), json);
   EXPECT_EQ(read_records(out).size(), 8u);
 }
 

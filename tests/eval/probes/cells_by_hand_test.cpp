@@ -9,7 +9,7 @@
 #include "lram/model/mlstm_cell.h"
 #include "lram/model/slstm_cell.h"
 
-namespace lram::eval::probes {
+namespace lram::eval::probes::cells_by_hand_test {
 namespace {
 using torch::Tensor;
 
@@ -153,4 +153,4 @@ TEST(ByHand, MoreKeysThanDimensionsSpoilTheRecall) {
   }
 }
 }  // namespace
-}  // namespace lram::eval::probes
+}  // namespace lram::eval::probes::cells_by_hand_test

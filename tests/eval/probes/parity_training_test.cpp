@@ -8,7 +8,7 @@
 
 #include "eval/probes/run.h"
 
-namespace lram::eval::probes {
+namespace lram::eval::probes::parity_training_test {
 namespace {
 RunResult train(const std::string& task, const std::string& cell, std::int64_t steps) {
   at::set_num_threads(1);
@@ -35,4 +35,4 @@ TEST(ParityTraining, OneMlstmBlockCannotThoughItLearnsTheControl) {
   EXPECT_LE(train("parity", "mlstm", kSteps).test, 0.6);
 }
 }  // namespace
-}  // namespace lram::eval::probes
+}  // namespace lram::eval::probes::parity_training_test

@@ -12,11 +12,12 @@
 #include "eval/probes/cell.h"
 #include "eval/probes/unfinished_run.h"
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/core/safetensors.h"
 #include "lram/model/backbones.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::eval::probes {
+namespace lram::eval::probes::run_test {
 namespace {
 RunSettings tiny(const std::string& task, const std::string& cell) {
   at::set_num_threads(1);  // of what is so small, each call costs less than its threads
@@ -125,9 +126,9 @@ std::map<std::string, std::string> left_by(const std::filesystem::path& path) {
   std::map<std::string, std::string> out;
   for (const TensorEntry& entry : file.tensors())
     out[entry.name].assign(reinterpret_cast<const char*>(entry.data.data()), entry.data.size());
-  auto run = nlohmann::json::parse(file.metadata().at("run"));
+  auto run = parse_json(file.metadata().at("run"));
   run["result"].erase("seconds");
-  out["run"] = run.dump();
+  out["run"] = json_text(run);
   return out;
 }
 
@@ -198,4 +199,4 @@ TEST(Cells, AreThePapersThreeAndEveryOtherBackbone) {
   EXPECT_THROW(cell_config(settings), Error);
 }
 }  // namespace
-}  // namespace lram::eval::probes
+}  // namespace lram::eval::probes::run_test

@@ -1,6 +1,6 @@
 // The whole way, collect to evaluation, with bad input at each station: the exit code, one line
 // that names the place, and nothing lost.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -11,10 +11,12 @@
 #include "datasets/reader.h"
 #include "datasets/writer.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
+#include "lram/core/text.h"
 #include "tests/support/run_command.h"
 
-namespace lram {
+namespace lram::bad_input_test {
 namespace {
 namespace fs = std::filesystem;
 using test::CommandResult;
@@ -173,9 +175,9 @@ TEST_F(BadInput, ADamagedCheckpointIsRefused) {
 
 TEST_F(BadInput, ACheckpointOfAnotherArchitectureIsRefused) {
   const auto change = [&](const char* key, const nlohmann::json& value) {
-    auto config = nlohmann::json::parse(read_file(checkpoint_ / "config.json"));
+    auto config = parse_json(read_file(checkpoint_ / "config.json"));
     config.at("model").at(key) = value;
-    write_bytes(checkpoint_ / "config.json", config.dump());
+    write_bytes(checkpoint_ / "config.json", json_text(config));
     write_manifest(checkpoint_);
   };
   const std::string weights = checkpoint_ / "model.safetensors";
@@ -237,7 +239,7 @@ TEST_F(BadInput, AConfigThatCannotBeBuiltIsRefused) {
       words.push_back("--model." + row.options[i]);
       words.push_back(row.options[i + 1]);
     }
-    SCOPED_TRACE(fmt::format("{}", fmt::join(words, " ")));
+    SCOPED_TRACE(joined(words, " "));
     expect_failure(lram_command(train_words("fresh", words)), 2, {row.cause});
     EXPECT_FALSE(fs::exists(fresh_));
   }
@@ -324,4 +326,4 @@ TEST_F(BadInput, AFullDiskLosesNothing) {
   EXPECT_EQ(datasets::Dataset(data_).num_episodes(), 6);
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::bad_input_test

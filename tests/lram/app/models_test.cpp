@@ -9,9 +9,10 @@
 #include <set>
 #include <string>
 
+#include "lram/core/json.h"
 #include "tests/support/run_command.h"
 
-namespace lram {
+namespace lram::models_test {
 namespace {
 using nlohmann::json;
 using test::program;
@@ -23,7 +24,7 @@ const fs::path kRecipes = fs::path(LRAM_SOURCE_DIR) / "lram/app/recipes";
 TEST(Models, ListsEveryRecipeBesideThePublishedCounts) {
   const auto result = run_command({program("lram"), "models", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  const json out = json::parse(result.out), &models = out.at("models");
+  const json out = parse_json(result.out), &models = out.at("models");
   std::set<std::string> listed, wanted;
   int published = 0;
   for (const auto& row : models) {
@@ -61,7 +62,7 @@ TEST(Models, CountsOneRecipeWithChanges) {
     command.insert(command.end(), more.begin(), more.end());
     const auto result = run_command(command);
     EXPECT_EQ(result.exit_code, 0) << result.err;
-    const json models = json::parse(result.out).at("models");
+    const json models = parse_json(result.out).at("models");
     EXPECT_EQ(models.size(), 1u);
     return models[0].at("backbone_parameters").get<std::int64_t>();
   };
@@ -76,7 +77,7 @@ TEST(Models, ListsImageEncoders) {
     const auto result = run_command({program("lram"), "models", "--json", "--model.image_size=64",
                                      "--model.image_encoder=" + encoder});
     ASSERT_EQ(result.exit_code, 0) << result.err;
-    const json row = json::parse(result.out).at("models").at(0);
+    const json row = parse_json(result.out).at("models").at(0);
     for (const char* cost : {"parameters", "state_bytes", "flops_per_step", "bytes_per_step"})
       EXPECT_GT(row.at(cost).get<std::int64_t>(), 0) << encoder << " " << cost;
     EXPECT_GT(row.at("flops_per_step").get<std::int64_t>(),
@@ -108,4 +109,4 @@ TEST(Models, NamesWhatCannotBeBuilt) {
 }
 
 }  // namespace
-}  // namespace lram
+}  // namespace lram::models_test

@@ -1,5 +1,5 @@
 // `lram train` from outside: what a user types, sees and finds in the run folder.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
 #include "tests/lram/training/toy_data.h"
 #include "tests/support/run_command.h"
@@ -50,7 +51,7 @@ class TrainTest : public testing::Test {
     std::istringstream lines(read_file(run / "metrics.jsonl"));
     std::vector<json> out;
     for (std::string line; std::getline(lines, line);) {
-      json parsed = json::parse(line);
+      json parsed = parse_json(line);
       parsed.erase("time/seconds");
       parsed.erase("time/tokens_per_second");
       out.push_back(parsed);
@@ -67,7 +68,7 @@ class TrainTest : public testing::Test {
     verify_manifest(last_b);
   }
   static json trainer_state(const fs::path& run) {
-    return json::parse(read_file(run / "checkpoints/last/training_state/trainer.json"));
+    return parse_json(read_file(run / "checkpoints/last/training_state/trainer.json"));
   }
 
   lram::test::TempFolder folder_;
@@ -97,7 +98,7 @@ TEST_F(TrainTest, LeavesARunThatItsConfigRepeats) {
   const CommandResult second = train({"--recipe", (run / "config.ini").string(), "--run",
                                       run_folder("second").string(), "--json"});
   ASSERT_EQ(second.exit_code, 0) << second.err;
-  EXPECT_EQ(json::parse(second.out).at("step"), 40);
+  EXPECT_EQ(parse_json(second.out).at("step"), 40);
   expect_same_run(run, run_folder("second"));
 }
 

@@ -1,6 +1,6 @@
 #include "lram/core/crc32c.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -8,10 +8,11 @@
 #include <string>
 
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/rng.h"
 #include "tests/support/golden_case.h"
 
-namespace lram {
+namespace lram::crc32c_test {
 namespace {
 std::uint32_t crc_of(std::string_view text) { return crc32c(std::as_bytes(std::span(text))); }
 
@@ -39,8 +40,7 @@ TEST(Golden, Crc32cOfTheReferenceVectors) {
        })) {
     SCOPED_TRACE(one.name());
     const std::string files = one.row.at("file");  // EVENTS + JSON
-    const auto golden =
-        nlohmann::json::parse(read_file(one.folder / files.substr(files.find(" + ") + 3)));
+    const auto golden = parse_json(read_file(one.folder / files.substr(files.find(" + ") + 3)));
     ASSERT_FALSE(golden.at("crc32c").empty());
     for (const auto& vector : golden.at("crc32c")) {
       const std::string hex = vector.at("data_hex");
@@ -52,4 +52,4 @@ TEST(Golden, Crc32cOfTheReferenceVectors) {
   }
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::crc32c_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace lram {
+namespace lram::error_test {
 namespace {
 TEST(NearestName, FindsATypoAndRefusesAStranger) {
   const std::vector<std::string> known = {"train.batch_size", "train.peak_lr", "model.embed_dim"};
@@ -34,4 +34,4 @@ TEST(Check, NamesPlaceAndCondition) {
   }
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::error_test

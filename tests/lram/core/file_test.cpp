@@ -8,7 +8,7 @@
 #include "lram/core/error.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram {
+namespace lram::file_test {
 namespace {
 TEST(WriteFileAtomically, ReplacesTheContentAndLeavesNothingBeside) {
   const test::TempFolder folder;
@@ -68,4 +68,4 @@ TEST(MappedFile, NamesAMissingFileAndAFolder) {
   EXPECT_THROW(MappedFile(folder.path()), Error);
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::file_test

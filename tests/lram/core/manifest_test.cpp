@@ -8,7 +8,7 @@
 #include "lram/core/error.h"
 #include "lram/core/file.h"
 
-namespace lram {
+namespace lram::manifest_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -84,4 +84,4 @@ TEST_F(ManifestTest, ChecksOnlyTheNamedFiles) {
             (folder_ / "MANIFEST.json").string() + ": does not list 'model.safetensors'");
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::manifest_test

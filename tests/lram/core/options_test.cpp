@@ -6,7 +6,7 @@
 #include "lram/core/file.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram {
+namespace lram::options_test {
 namespace {
 struct Config {
   int batch_size = 8;
@@ -109,4 +109,4 @@ TEST(SplitList, RefusesEmptyEntries) {
   EXPECT_THROW(split_list("", "--task"), Error);
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::options_test

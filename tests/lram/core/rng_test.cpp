@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace lram {
+namespace lram::rng_test {
 namespace {
 // The published test vectors of Random123 (kat_vectors, philox4x32 10).
 TEST(CounterRng, GivesThePublishedVectors) {
@@ -40,4 +40,4 @@ TEST(CounterRng, HasTheMomentsOfItsDistributions) {
   for (int count : counts) EXPECT_NEAR(count, kDraws / 3, 1300);
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::rng_test

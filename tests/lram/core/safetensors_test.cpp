@@ -28,7 +28,7 @@ std::uint64_t allocated_bytes = 0;  // by operator new, since the program's star
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
-namespace lram {
+namespace lram::safetensors_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -226,4 +226,4 @@ TEST(Safetensors, AnyChangedByteIsReadOrRefused) {
 }
 
 }  // namespace
-}  // namespace lram
+}  // namespace lram::safetensors_test

@@ -6,8 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 
-namespace lram {
+namespace lram::spec_test {
 namespace {
 TaskSpec example() {
   TaskSpec spec;
@@ -26,7 +27,7 @@ TaskSpec example() {
 TEST(TaskSpec, SurvivesJson) {
   const TaskSpec spec = example();
   const nlohmann::json json = spec;
-  EXPECT_EQ(nlohmann::json::parse(json.dump()).get<TaskSpec>(), spec);
+  EXPECT_EQ(parse_json(json_text(json)).get<TaskSpec>(), spec);
   EXPECT_EQ(spec.domain(), "dmcontrol");
   EXPECT_EQ(spec.name(), "cartpole_swingup");
 }
@@ -56,4 +57,4 @@ TEST(TaskSpec, NamesTheBadField) {
   EXPECT_NE(complaint(json).find("'max_episode_steps' is \"many\""), std::string::npos);
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::spec_test

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <stdexcept>
 
-namespace lram {
+namespace lram::thread_pool_test {
 namespace {
 TEST(ThreadPool, RunsEveryIndexOnceWhateverTheThreads) {
   for (const std::size_t threads : {1, 2, 5}) {
@@ -35,4 +35,4 @@ TEST(ThreadPool, ThrowsOnWhatABodyThrew) {
   EXPECT_EQ(sum, 1);
 }
 }  // namespace
-}  // namespace lram
+}  // namespace lram::thread_pool_test

@@ -8,7 +8,7 @@
 
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::action_loss_test {
 namespace {
 
 TEST(ActionLoss, HandSizedCase) {
@@ -88,4 +88,4 @@ TEST(Golden, LossesAndGradientsAreThoseOfTheReference) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::action_loss_test

@@ -15,7 +15,9 @@
 // What every backbone promises (backbone.h), over random weights, shapes, masks and states. A test
 // file hands in a maker and calls the checks.
 
+namespace lram::test {}
 namespace lram::model::test {
+using namespace lram::test;  // so that test:: means both in a file with others
 
 constexpr std::int64_t kDim = 16;  ///< embed_dim of the backbones under test
 

@@ -8,7 +8,7 @@
 
 #include "tests/lram/model/backbone_properties.h"
 
-namespace lram::model {
+namespace lram::model::backbones_test {
 namespace {
 using test::Draw;
 
@@ -81,4 +81,4 @@ TEST(Backbones, TheTableHoldsTheFieldsArchitectures) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::backbones_test

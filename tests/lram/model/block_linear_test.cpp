@@ -9,7 +9,7 @@
 #include "lram/core/error.h"
 #include "tests/lram/model/random_sequence.h"
 
-namespace lram::model {
+namespace lram::model::block_linear_test {
 namespace {
 using torch::Tensor;
 
@@ -44,4 +44,4 @@ TEST(BlockLinear, RefusesAWidthThatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::block_linear_test

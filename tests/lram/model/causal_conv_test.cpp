@@ -9,7 +9,7 @@
 
 #include "tests/lram/model/random_sequence.h"
 
-namespace lram::model {
+namespace lram::model::causal_conv_test {
 namespace {
 using test::Draw;
 using torch::Tensor;
@@ -77,4 +77,4 @@ TEST(CausalConv, PiecesEqualTheWhole) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::causal_conv_test

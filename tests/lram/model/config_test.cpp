@@ -1,6 +1,6 @@
 #include "lram/model/config.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -8,9 +8,10 @@
 #include <set>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 #include "lram/model/backbones.h"
 
-namespace lram::model {
+namespace lram::model::config_test {
 namespace {
 using nlohmann::json;
 
@@ -24,7 +25,7 @@ TEST(PolicyConfig, SurvivesJson) {
   gpt2.backbone = "gpt2";
   gpt2.positions = "rope";
   for (const PolicyConfig& config : {xlstm, gpt2}) {
-    EXPECT_EQ(json::parse(json(config).dump()).get<PolicyConfig>(), config);
+    EXPECT_EQ(parse_json(json_text(json(config))).get<PolicyConfig>(), config);
     EXPECT_FALSE(config == PolicyConfig());
   }
 }
@@ -270,4 +271,4 @@ TEST(PolicyConfig, WhatCannotBeBuiltIsNamed) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::config_test

@@ -9,7 +9,7 @@
 #include "lram/model/backbones.h"
 #include "lram/model/policy.h"
 
-namespace lram::model {
+namespace lram::model::cost_test {
 namespace {
 
 PolicyConfig tiny(const std::string& backbone) {
@@ -138,4 +138,4 @@ TEST(PolicyCost, PatchesByHand) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::cost_test

@@ -8,7 +8,7 @@
 #include "lram/core/error.h"
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::gpt2_test {
 namespace {
 
 constexpr double kRounding = 1e-12;  // float64, sums of at most 64 terms of size 1
@@ -352,4 +352,4 @@ TEST(Golden, OutputsGradientsAndCacheAreThoseOfTheReference) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::gpt2_test

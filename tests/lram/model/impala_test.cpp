@@ -4,7 +4,7 @@
 
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::impala_test {
 namespace {
 
 TEST(Golden, FeaturesAndGradientsAreThoseOfTheReference) {
@@ -35,4 +35,4 @@ TEST(Golden, FeaturesAndGradientsAreThoseOfTheReference) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::impala_test

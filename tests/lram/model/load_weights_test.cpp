@@ -14,7 +14,7 @@
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_policy.h"
 
-namespace lram::model {
+namespace lram::model::load_weights_test {
 namespace {
 namespace fs = std::filesystem;
 using test::GoldenCase;
@@ -306,4 +306,4 @@ TEST(GoldenLarge, LogitsOfTheFileAreOurs) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::load_weights_test

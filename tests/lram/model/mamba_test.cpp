@@ -9,7 +9,7 @@
 
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::mamba_test {
 namespace {
 using torch::Tensor;
 
@@ -118,4 +118,4 @@ TEST(Golden, OutputsGradientsAndStatesAreThoseOfTheReference) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::mamba_test

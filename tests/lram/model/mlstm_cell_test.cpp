@@ -11,7 +11,7 @@
 #include "lram/core/error.h"
 #include "tests/lram/model/random_sequence.h"
 
-namespace lram::model {
+namespace lram::model::mlstm_cell_test {
 namespace {
 using test::Draw;
 using test::relative_error;
@@ -294,4 +294,4 @@ TEST(MlstmCell, RefusesShapesThatDoNotFit) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::mlstm_cell_test

@@ -7,12 +7,13 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/text.h"
 #include "lram/model/action_loss.h"
 #include "lram/model/policy.h"
 #include "lram/tokenization/sequence.h"
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::policy_golden_test {
 namespace {
 using test::GoldenCase;
 using test::GoldenTensors;
@@ -41,7 +42,7 @@ PolicyConfig config_of(const GoldenCase& one) {
     return config;
   }
   config.num_blocks = c.at("blocks");
-  config.slstm_at = fmt::format("{}", fmt::join(c.at("slstm_at").get<std::vector<int>>(), ","));
+  config.slstm_at = joined(c.at("slstm_at").get<std::vector<int>>(), ",");
   config.conv_kernel = c.at("conv_kernel");
   config.qkv_blocksize = c.at("qkv_blocksize");
   config.cell_eps = c.at("cell_eps");
@@ -233,4 +234,4 @@ TEST(DecisionTransformer, IsTheReference) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::policy_golden_test

@@ -6,12 +6,13 @@
 
 #include "lram/core/error.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
 #include "lram/model/policy.h"
 #include "lram/model/tensor_io.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::model {
+namespace lram::model::policy_io_test {
 namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -53,9 +54,9 @@ class PolicyIo : public testing::Test {
 
   /// Changes config.json and vouches for it again, so that only its content is wrong.
   void edit_config(const std::function<void(json&)>& edit) {
-    json config = json::parse(read_file(step_ / "config.json"));
+    json config = parse_json(read_file(step_ / "config.json"));
     edit(config);
-    write_file_atomically(step_ / "config.json", config.dump());
+    write_file_atomically(step_ / "config.json", json_text(config));
     write_manifest(step_);
   }
 
@@ -176,4 +177,4 @@ TEST_F(PolicyIo, DamageIsNoticed) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::policy_io_test

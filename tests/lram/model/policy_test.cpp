@@ -10,7 +10,7 @@
 #include "lram/model/action_loss.h"
 #include "lram/model/backbones.h"
 
-namespace lram::model {
+namespace lram::model::policy_test {
 namespace {
 
 constexpr double kTolerance = 1e-9;  // float64, issue 3: any form is one function
@@ -349,4 +349,4 @@ TEST(Policy, WrongInputIsNamed) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::policy_test

@@ -8,7 +8,7 @@
 
 #include "tests/lram/model/random_sequence.h"
 
-namespace lram::model {
+namespace lram::model::qkv_projection_test {
 namespace {
 using torch::Tensor;
 
@@ -40,4 +40,4 @@ TEST(QkvProjection, LoopEqualsLibTorchOperations) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::qkv_projection_test

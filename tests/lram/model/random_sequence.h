@@ -8,7 +8,9 @@
 
 #include "lram/model/backbone.h"
 
+namespace lram::test {}
 namespace lram::model::test {
+using namespace lram::test;  // so that test:: means both in a file with others
 
 /// Draws of one random case. Tensors come from its own generator, so a seed names the case.
 class Draw {

@@ -11,7 +11,7 @@
 #include "tests/lram/model/random_sequence.h"
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::rnn_cell_test {
 namespace {
 using test::Draw;
 using torch::Tensor;
@@ -221,4 +221,4 @@ TEST(Golden, Elman) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::rnn_cell_test

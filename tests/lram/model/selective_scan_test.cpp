@@ -10,7 +10,7 @@
 
 #include "tests/lram/model/random_sequence.h"
 
-namespace lram::model {
+namespace lram::model::selective_scan_test {
 namespace {
 using test::Draw;
 using torch::Tensor;
@@ -85,4 +85,4 @@ TEST(SelectiveScan, LoopEqualsParallelScan) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::selective_scan_test

@@ -10,7 +10,7 @@
 
 #include "tests/lram/model/random_sequence.h"
 
-namespace lram::model {
+namespace lram::model::slstm_cell_test {
 namespace {
 using test::Draw;
 using test::relative_error;
@@ -140,4 +140,4 @@ TEST(SlstmCell, AFreshRowDoesNotCareAboutTheOthers) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::slstm_cell_test

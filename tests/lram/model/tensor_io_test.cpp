@@ -9,7 +9,7 @@
 #include "lram/core/error.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::model {
+namespace lram::model::tensor_io_test {
 namespace {
 
 class TensorIo : public testing::Test {
@@ -79,4 +79,4 @@ TEST_F(TensorIo, WhatDoesNotFitIsNamed) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::tensor_io_test

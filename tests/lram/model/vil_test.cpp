@@ -12,7 +12,7 @@
 #include "tests/lram/model/initial_values.h"
 #include "tests/support/golden_tensors.h"
 
-namespace lram::model {
+namespace lram::model::vil_test {
 namespace {
 using torch::Tensor;
 
@@ -347,4 +347,4 @@ TEST(VisionLstm, WhatCannotBeBuiltIsNamed) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::vil_test

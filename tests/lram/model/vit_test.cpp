@@ -8,7 +8,7 @@
 #include "lram/core/error.h"
 #include "tests/lram/model/initial_values.h"
 
-namespace lram::model {
+namespace lram::model::vit_test {
 namespace {
 using torch::Tensor;
 
@@ -148,4 +148,4 @@ TEST(VisionTransformer, WhatCannotBeBuiltIsNamed) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::vit_test

@@ -7,7 +7,7 @@
 
 #include "tests/lram/model/backbone_properties.h"
 
-namespace lram::model {
+namespace lram::model::xlstm_backbone_test {
 namespace {
 using test::Draw;
 
@@ -86,4 +86,4 @@ TEST(XlstmBackbone, NamesBadPlacements) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::xlstm_backbone_test

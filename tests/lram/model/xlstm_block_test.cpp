@@ -8,7 +8,7 @@
 
 #include "lram/core/error.h"
 
-namespace lram::model {
+namespace lram::model::xlstm_block_test {
 namespace {
 using torch::Tensor;
 
@@ -93,4 +93,4 @@ TEST(XlstmBlock, RefusesSizesThatDoNotDivide) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::xlstm_block_test

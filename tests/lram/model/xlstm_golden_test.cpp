@@ -15,7 +15,7 @@
 #include "lram/model/xlstm_backbone.h"
 #include "tests/support/golden_reference.h"
 
-namespace lram::model {
+namespace lram::model::xlstm_golden_test {
 namespace {
 using test::GoldenCase;
 using Reference = test::GoldenReference;
@@ -282,4 +282,4 @@ TEST(Stack, EqualsThePublishedPackage) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::xlstm_golden_test

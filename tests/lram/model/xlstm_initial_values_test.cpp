@@ -15,11 +15,12 @@
 #include <string>
 #include <vector>
 
+#include "lram/core/json.h"
 #include "lram/model/xlstm_block.h"
 #include "lram/model/xlstm_large_lm.h"
 #include "tests/support/golden.h"
 
-namespace lram::model {
+namespace lram::model::xlstm_initial_values_test {
 namespace {
 using nlohmann::json;
 using torch::Tensor;
@@ -29,7 +30,7 @@ using Build = std::function<std::shared_ptr<torch::nn::Module>()>;
 
 json read_table() {
   std::ifstream in(test::golden_root() / "models/init_table.json");
-  return json::parse(in);
+  return parse_json(in);
 }
 
 /// Both columns are samples of `count` numbers. Of a mean the difference of two such has a standard
@@ -182,4 +183,4 @@ TEST(XlstmInitialValues, GateBiasesAreThePackages) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::xlstm_initial_values_test

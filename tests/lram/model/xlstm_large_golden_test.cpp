@@ -12,7 +12,7 @@
 #include "lram/model/xlstm_large_lm.h"
 #include "tests/support/golden_reference.h"
 
-namespace lram::model {
+namespace lram::model::xlstm_large_golden_test {
 namespace {
 using test::GoldenCase;
 using Reference = test::GoldenReference;
@@ -95,4 +95,4 @@ TEST(XlstmLarge, EqualsThePublishedPackage) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::xlstm_large_golden_test

@@ -9,7 +9,7 @@
 #include "lram/model/xlstm_large_lm.h"
 #include "tests/lram/model/backbone_properties.h"
 
-namespace lram::model {
+namespace lram::model::xlstm_large_test {
 namespace {
 using test::Draw;
 using test::usage_error;
@@ -141,4 +141,4 @@ TEST(XlstmLarge, RefusesWhatCannotBeBuilt) {
 }
 
 }  // namespace
-}  // namespace lram::model
+}  // namespace lram::model::xlstm_large_test

@@ -9,7 +9,7 @@
 #include "lram/core/error.h"
 #include "lram/core/rng.h"
 
-namespace lram::tokenization {
+namespace lram::tokenization::action_codec_test {
 namespace {
 
 TaskSpec continuous(std::vector<double> low, std::vector<double> high) {
@@ -140,4 +140,4 @@ TEST(ActionCodec, RefusesWhatTheHeadCannotExpress) {
 }
 
 }  // namespace
-}  // namespace lram::tokenization
+}  // namespace lram::tokenization::action_codec_test

@@ -7,7 +7,7 @@
 
 #include "lram/core/error.h"
 
-namespace lram::tokenization {
+namespace lram::tokenization::observation_encoder_test {
 namespace {
 
 TaskEntry task(const std::string& id, std::vector<ObservationPart> parts) {
@@ -109,4 +109,4 @@ TEST(ObservationEncoder, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace lram::tokenization
+}  // namespace lram::tokenization::observation_encoder_test

@@ -5,8 +5,9 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/error.h"
+#include "lram/core/json.h"
 
-namespace lram::tokenization {
+namespace lram::tokenization::task_table_test {
 namespace {
 using nlohmann::json;
 
@@ -30,7 +31,7 @@ TEST(TaskTable, SurvivesJson) {
   TaskTable table;
   table.add(task("dmcontrol/b"));
   table.add(task("dmcontrol/a"));
-  const auto back = json::parse(json(table).dump()).get<TaskTable>();
+  const auto back = parse_json(json_text(json(table))).get<TaskTable>();
   ASSERT_EQ(back.entries().size(), 2u);
   EXPECT_EQ(back.at("dmcontrol/a"), table.at("dmcontrol/a"));
   EXPECT_EQ(back.at("dmcontrol/b"), table.at("dmcontrol/b"));
@@ -85,4 +86,4 @@ TEST(TaskTable, BadJsonNamesTaskAndField) {
 }
 
 }  // namespace
-}  // namespace lram::tokenization
+}  // namespace lram::tokenization::task_table_test

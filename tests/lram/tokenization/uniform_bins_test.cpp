@@ -11,7 +11,7 @@
 #include "lram/core/safetensors.h"
 #include "tests/support/golden_case.h"
 
-namespace lram::tokenization {
+namespace lram::tokenization::uniform_bins_test {
 namespace {
 
 TEST(UniformBins, RoundTripIsWithinHalfABin) {
@@ -72,4 +72,4 @@ TEST(Golden, ClassesAndCentresAreThoseOfTheReference) {
 }
 
 }  // namespace
-}  // namespace lram::tokenization
+}  // namespace lram::tokenization::uniform_bins_test

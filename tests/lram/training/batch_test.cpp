@@ -6,7 +6,7 @@
 #include "tests/lram/training/toy_data.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::training {
+namespace lram::training::batch_test {
 namespace {
 using datasets::Window;
 
@@ -124,4 +124,4 @@ TEST_F(BatchTest, RefusesTasksThatDoNotFitTheModel) {
   EXPECT_NE(error_of([](auto& c) { c.discrete_ids = 2; }).find("'grid/turn'"), std::string::npos);
 }
 }  // namespace
-}  // namespace lram::training
+}  // namespace lram::training::batch_test

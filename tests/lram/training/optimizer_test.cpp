@@ -11,7 +11,7 @@
 #include "tests/support/golden_tensors.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::training {
+namespace lram::training::optimizer_test {
 namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -236,4 +236,4 @@ TEST(Optimizer, StateGoesThroughAFile) {
   }
 }
 }  // namespace
-}  // namespace lram::training
+}  // namespace lram::training::optimizer_test

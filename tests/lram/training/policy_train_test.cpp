@@ -1,16 +1,17 @@
 // The golden training run: a tiny policy, 30 optimizer steps of two micro-batches each.
-#include <fmt/ranges.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
+#include "lram/core/text.h"
 #include "lram/model/action_loss.h"
 #include "lram/model/policy.h"
 #include "lram/training/optimizer.h"
 #include "lram/training/schedule.h"
 #include "tests/support/golden_tensors.h"
 
-namespace lram::training {
+namespace lram::training::policy_train_test {
 namespace {
 using lram::test::GoldenCase;
 using lram::test::GoldenTensors;
@@ -22,7 +23,7 @@ model::PolicyConfig policy_config(const json& c) {
   out.embed_dim = c.at("D");
   out.num_heads = c.at("heads");
   out.num_blocks = c.at("blocks");
-  out.slstm_at = fmt::format("{}", fmt::join(c.at("slstm_at").get<std::vector<int>>(), ","));
+  out.slstm_at = joined(c.at("slstm_at").get<std::vector<int>>(), ",");
   out.context_length = c.at("T");
   out.conv_kernel = c.at("conv_kernel");
   out.qkv_blocksize = c.at("qkv_blocksize");
@@ -132,4 +133,4 @@ TEST(PolicyTrain, GoldenRunOfThirtySteps) {
   }
 }
 }  // namespace
-}  // namespace lram::training
+}  // namespace lram::training::policy_train_test

@@ -1,6 +1,6 @@
 #include "lram/training/tensorboard.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -10,6 +10,7 @@
 
 #include "lram/core/crc32c.h"
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/support/golden_case.h"
 #include "tests/support/temp_folder.h"
 
@@ -37,7 +38,7 @@ void check_case(const test::GoldenCase& one) {
   const auto plus = files.find(" + ");
   ASSERT_NE(plus, std::string::npos) << "index names no pair of files: " << files;
   const std::string wanted = read_file(one.folder / files.substr(0, plus));
-  const json golden = json::parse(read_file(one.folder / files.substr(plus + 3)));
+  const json golden = parse_json(read_file(one.folder / files.substr(plus + 3)));
 
   for (const json& vector : golden.at("crc32c"))
     EXPECT_EQ(fmt::format("{:08x}", crc_of(from_hex(vector.at("data_hex")))),

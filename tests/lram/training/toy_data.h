@@ -10,7 +10,9 @@
 #include "lram/model/config.h"
 #include "lram/training/config.h"
 
+namespace lram::test {}
 namespace lram::training::test {
+using namespace lram::test;  // so that test:: means both in a file with others
 
 /// A continuous task whose action follows from the observation. Entries of the action lie in
 /// [-2, 3], those of the observation in [-1, 1].

@@ -13,7 +13,7 @@
 #include "tests/lram/training/toy_data.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::training {
+namespace lram::training::trainer_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -229,4 +229,4 @@ TEST_F(TrainerTest, RefusesWhatCannotWork) {
   }
 }
 }  // namespace
-}  // namespace lram::training
+}  // namespace lram::training::trainer_test

@@ -10,7 +10,7 @@
 #include "tests/lram/training/toy_data.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::training {
+namespace lram::training::training_data_test {
 namespace {
 using test::continuous_task;
 
@@ -105,4 +105,4 @@ TEST(TrainingData, FingerprintTellsContentsApart) {
   EXPECT_NE(TrainingData(a).fingerprint(), TrainingData(c).fingerprint());
 }
 }  // namespace
-}  // namespace lram::training
+}  // namespace lram::training::training_data_test

@@ -10,7 +10,7 @@
 #include "tests/support/random_weights.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::weights {
+namespace lram::weights::convert_test {
 namespace {
 namespace fs = std::filesystem;
 using test::RandomWeights;
@@ -136,4 +136,4 @@ TEST_F(Convert, OptionsThatDoNotFitAreRefused) {
 }
 
 }  // namespace
-}  // namespace lram::weights
+}  // namespace lram::weights::convert_test

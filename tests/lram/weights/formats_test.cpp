@@ -12,7 +12,7 @@
 #include "tests/support/random_weights.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::weights {
+namespace lram::weights::formats_test {
 namespace {
 namespace fs = std::filesystem;
 using test::RandomWeights;
@@ -423,4 +423,4 @@ TEST_F(Formats, OfOtherArchitecturesAreRefused) {
 }
 
 }  // namespace
-}  // namespace lram::weights
+}  // namespace lram::weights::formats_test

@@ -7,7 +7,7 @@
 #include "lram/weights/formats.h"
 #include "tests/support/golden_case.h"
 
-namespace lram::weights {
+namespace lram::weights::golden_test {
 namespace {
 using test::GoldenCase;
 
@@ -171,4 +171,4 @@ TEST(Vil, NamesPassThereAndBack) {
 }
 
 }  // namespace
-}  // namespace lram::weights
+}  // namespace lram::weights::golden_test

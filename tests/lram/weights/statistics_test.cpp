@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-namespace lram::weights {
+namespace lram::weights::statistics_test {
 namespace {
 
 template <typename Value>
@@ -57,4 +57,4 @@ TEST(Statistics, OfIntegersAndOfNothing) {
 }
 
 }  // namespace
-}  // namespace lram::weights
+}  // namespace lram::weights::statistics_test

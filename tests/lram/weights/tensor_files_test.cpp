@@ -7,7 +7,7 @@
 #include "lram/core/error.h"
 #include "tests/support/temp_folder.h"
 
-namespace lram::weights {
+namespace lram::weights::tensor_files_test {
 namespace {
 namespace fs = std::filesystem;
 
@@ -134,4 +134,4 @@ TEST(TensorFiles, RefusesAFolderWithoutWeights) {
 }
 
 }  // namespace
-}  // namespace lram::weights
+}  // namespace lram::weights::tensor_files_test

@@ -1,11 +1,12 @@
 // lram ckpt show and convert as a user meets them.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "tests/support/bad_safetensors.h"
 #include "tests/support/random_weights.h"
 #include "tests/support/run_command.h"
@@ -40,7 +41,7 @@ TEST_F(Ckpt, ShowListsEveryTensor) {
 
   const CommandResult out = ckpt({"show", path("a.safetensors"), "--json", "--stats"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
-  const json shown = json::parse(out.out);
+  const json shown = parse_json(out.out);
   EXPECT_EQ(shown["format"], "xlstm_v1");
   EXPECT_EQ(shown["metadata"], (json{{"format", "pt"}}));
   ASSERT_EQ(shown["tensors"].size(), weights.entries().size());
@@ -69,7 +70,7 @@ TEST_F(Ckpt, ShowReadsShardsAndTheFoldersConfig) {
   std::ofstream(path("hf/config.json")) << R"({"model_type":"gpt2","n_layer":2})";
   const CommandResult out = ckpt({"show", path("hf"), "--json"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
-  const json shown = json::parse(out.out);
+  const json shown = parse_json(out.out);
   EXPECT_GT(shown["files"].size(), 1u);
   EXPECT_EQ(shown["config"]["n_layer"], 2);
   EXPECT_EQ(shown["tensors"].size(), weights.entries().size());
@@ -106,7 +107,7 @@ TEST_F(Ckpt, ConvertTellsWhatItDid) {
   const CommandResult out = ckpt({"convert", "--from", "xlstm_large", "--to", "xlstm_large_fused",
                                   path("a.safetensors"), path("b.safetensors"), "--json"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
-  const json done = json::parse(out.out);
+  const json done = parse_json(out.out);
   EXPECT_EQ(done["tensors"], 3 + 2 * 9);
   EXPECT_EQ(done["files"], (json{"b.safetensors"}));
   EXPECT_EQ(ckpt({"convert", "--to", "xlstm_large", path("b.safetensors"), path("c.safetensors")})
@@ -133,7 +134,7 @@ TEST_F(Ckpt, UsageErrorsEndWithCode2) {
 TEST_F(Ckpt, ListNamesEveryFormat) {
   const CommandResult out = ckpt({"convert", "--list", "--json"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
-  EXPECT_GE(json::parse(out.out)["formats"].size(), 16u);
+  EXPECT_GE(parse_json(out.out)["formats"].size(), 16u);
   EXPECT_NE(ckpt({"convert", "--list"}).out.find("xlstm_v1_cuda"), std::string::npos);
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lram/core/file.h"
+#include "lram/core/json.h"
 #include "lram/core/manifest.h"
 #include "lram/core/safetensors.h"
 #include "tests/support/run_command.h"
@@ -44,7 +45,7 @@ class Verify : public testing::Test {
 TEST_F(Verify, SoundCheckpointEndsWithCode0) {
   const CommandResult out = ckpt({"verify", checkpoint_, "--json"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
-  const json report = json::parse(out.out);
+  const json report = parse_json(out.out);
   EXPECT_EQ(report["manifest"], "agrees");
   EXPECT_EQ(report["shapes"], "as config.json builds them");
   EXPECT_EQ(report["tensors"], SafetensorsFile(weights_).tensors().size());
@@ -97,7 +98,7 @@ TEST_F(Verify, PublicWeightsAreComparedWithTheirFormat) {
   ASSERT_EQ(ckpt({"convert", "--to", "xlstm_v1", checkpoint_, stack}).exit_code, 0);
   const CommandResult sound = ckpt({"verify", stack, "--json"});
   ASSERT_EQ(sound.exit_code, 0) << sound.err;
-  EXPECT_EQ(json::parse(sound.out)["shapes"], "of one xlstm_v1 model");
+  EXPECT_EQ(parse_json(sound.out)["shapes"], "of one xlstm_v1 model");
   const SafetensorsFile file(stack);
   std::vector<TensorEntry> entries = file.tensors();
   ASSERT_EQ(std::erase_if(entries,
@@ -122,7 +123,7 @@ TEST_F(Verify, ShowPrintsConfigAndTasks) {
     EXPECT_NE(text.out.find(part), std::string::npos) << part << "\n" << text.out;
   const CommandResult out = ckpt({"show", checkpoint_, "--json"});
   ASSERT_EQ(out.exit_code, 0) << out.err;
-  const json shown = json::parse(out.out);
+  const json shown = parse_json(out.out);
   EXPECT_EQ(shown["step"], 1234);
   EXPECT_EQ(shown["config"]["model"]["embed_dim"], 32);
 }
