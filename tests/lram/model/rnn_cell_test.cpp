@@ -103,11 +103,11 @@ TEST(RnnCell, LstmOperationsEqualTheLoop) {
     Case drawn = random_case(draw, RnnKind::kLstm);
     const std::int64_t batch = drawn.gates.size(0), tokens = drawn.gates.size(1);
     if (draw.coin()) {
-      drawn.gates = draw.normal(drawn.gates.sizes(), torch::kDouble);
       drawn.mask = {};
       std::vector<std::int64_t> ends;
       for (std::int64_t b = 0; b < batch; ++b) ends.push_back(draw.integer(0, tokens));
       if (draw.coin()) drawn.mask.end = torch::tensor(ends).to(torch::kInt32);
+      drawn.gates = test::poison(draw.normal(drawn.gates.sizes(), torch::kDouble), drawn.mask);
     }
     const bool use_states = draw.coin(), use_last = draw.coin();
     Tensor dh, dstates, dlast;
