@@ -1,5 +1,7 @@
 #include "eval/run_folder.h"
 
+#include <fmt/chrono.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -91,5 +93,12 @@ fs::path run_of_checkpoint(const fs::path& checkpoint) {
   const fs::path folder = fs::weakly_canonical(checkpoint);
   return folder.parent_path().filename() == "checkpoints" ? folder.parent_path().parent_path()
                                                           : folder;
+}
+
+fs::path new_evaluation_path(const fs::path& run, const std::string& checkpoint, std::time_t time) {
+  const std::string name = fmt::format("{:%Y%m%d-%H%M%S}_{}", fmt::gmtime(time), checkpoint);
+  fs::path path = run / "eval" / (name + ".json");
+  for (int n = 2; fs::exists(path); ++n) path = run / "eval" / fmt::format("{}_{}.json", name, n);
+  return path;
 }
 }  // namespace lram::eval

@@ -1,4 +1,5 @@
 #pragma once
+#include <ctime>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -25,5 +26,10 @@ RunFolder read_run_folder(const std::filesystem::path& path);
 
 /// The run of a checkpoint folder: RUN of RUN/checkpoints/NAME, else the folder itself.
 std::filesystem::path run_of_checkpoint(const std::filesystem::path& checkpoint);
+
+/// Where an evaluation of that time goes: RUN/eval/TIME_CHECKPOINT.json, in UTC, or with _2, _3,
+/// ... before its extension, the first that is not there.
+std::filesystem::path new_evaluation_path(const std::filesystem::path& run,
+                                          const std::string& checkpoint, std::time_t time);
 
 }  // namespace lram::eval

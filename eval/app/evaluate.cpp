@@ -1,7 +1,6 @@
 // lram eval: plays a checkpoint's tasks and scores the returns.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <fmt/chrono.h>
 
 #include <chrono>
 #include <cmath>
@@ -203,9 +202,8 @@ int evaluate(const app::Args& args) {
   json["scores"] = scores;
   std::filesystem::path file = std::filesystem::path(settings.out) / "eval.json";
   if (settings.out.empty())
-    file = eval::run_of_checkpoint(settings.checkpoint) / "eval" /
-           fmt::format("{:%Y%m%d-%H%M%S}_{}.json", fmt::gmtime(std::time(nullptr)),
-                       evaluation.checkpoint);
+    file = eval::new_evaluation_path(eval::run_of_checkpoint(settings.checkpoint),
+                                     evaluation.checkpoint, std::time(nullptr));
   make_folder(file.parent_path());
   write_file_atomically(file, json_text(json, 1) + '\n');
   if (!settings.csv.empty()) write_file_atomically(settings.csv, eval::to_csv(scores));

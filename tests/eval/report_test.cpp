@@ -147,5 +147,18 @@ TEST(RunFolder, OfACheckpoint) {
   EXPECT_EQ(run_of_checkpoint(run / "checkpoints/last"), run);
   EXPECT_EQ(run_of_checkpoint(run / "elsewhere"), run / "elsewhere");
 }
+
+TEST(RunFolder, KeepsAllEvaluationsOfOneSecond) {
+  const test::TempFolder folder;
+  fs::create_directories(folder.path() / "eval");
+  for (const char* name : {"19700101-000005_last.json", "19700101-000005_last_2.json",
+                           "19700101-000005_last_3.json"}) {
+    const fs::path path = new_evaluation_path(folder.path(), "last", 5);
+    EXPECT_EQ(path, folder.path() / "eval" / name);
+    write(path, "{}");
+  }
+  EXPECT_EQ(new_evaluation_path(folder.path(), "last", 6),
+            folder.path() / "eval/19700101-000006_last.json");
+}
 }  // namespace
 }  // namespace lram::eval::report_test
