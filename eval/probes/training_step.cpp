@@ -160,6 +160,7 @@ bool TrainingStep::run(const Batch& host, double rate) {
       return true;
     }
     const training::Optimizer::Snapshot before = optimizer_.snapshot();
+    const bool diverged_before = diverged();
     const std::vector<Tensor> gradients = plain(there);
     try {
       auto recording = std::make_unique<Graphs::Recording>();
@@ -180,7 +181,7 @@ bool TrainingStep::run(const Batch& host, double rate) {
       log_info("probe", "cell", graphs_->cell, "graphs", "off", "why", why);
     }
     optimizer_.restore(before);
-    diverged_ = diverged();
+    diverged_ = diverged_before;  // what the replay added to the norms counts for nothing
     graphs_.reset();
     hand_out(gradients);
     diverged_ = !std::isfinite(optimizer_.step(rate)) || diverged_;
