@@ -6,7 +6,7 @@
 
 namespace lram {
 namespace internal {
-std::string placeholders(std::size_t count) {
+std::string format_of_parts(std::size_t count) {
   std::string format;
   for (std::size_t i = 0; i < count; ++i) format += "{}";
   return format;

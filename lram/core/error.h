@@ -41,7 +41,7 @@ namespace internal {
                                      const std::string& text);
 
 /// "{}" as often as that.
-std::string placeholders(std::size_t count);
+std::string format_of_parts(std::size_t count);
 
 std::string bracketed(const std::string& text);
 
@@ -60,7 +60,7 @@ decltype(auto) printable(const Part& part) {
 template <typename... Parts>
 std::string join(const Parts&... parts) {
   return [](const auto&... texts) {
-    return fmt::vformat(placeholders(sizeof...(texts)), fmt::make_format_args(texts...));
+    return fmt::vformat(format_of_parts(sizeof...(texts)), fmt::make_format_args(texts...));
   }(printable(parts)...);
 }
 }  // namespace internal
