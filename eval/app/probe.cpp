@@ -78,8 +78,12 @@ std::vector<Group> plan(const Options& o, const std::vector<std::string>& tasks,
   std::vector<double> rates = preset_rates(o.preset);
   if (!o.rates.empty()) {
     rates.clear();
-    for (const std::string& text : split_list(o.rates, "--rates"))
-      rates.push_back(parse_number(text, "--rates"));
+    for (const std::string& text : split_list(o.rates, "--rates")) {
+      const double rate = parse_number(text, "--rates");
+      if (std::find(rates.begin(), rates.end(), rate) != rates.end())
+        throw_error(ErrorKind::kUsage, "--rates names {} twice", rate);
+      rates.push_back(rate);
+    }
   }
   std::vector<Group> groups;
   for (const std::string& task : tasks) {
