@@ -218,6 +218,43 @@ __device__ inline float reciprocal_fast(float x) {
   return y;
 }
 
+/// What createpolicy makes of L2::evict_normal for all of an access.
+constexpr std::uint64_t kEvictNormal = 0x1000000000000000;
+
+/// 8 or 16 bytes that are read once: past L1, and asked for here. The compiler may put off an
+/// ordinary load until its use. kHint names L2's normal policy instead of none, which the hardware
+/// takes for something else (times in head_norm_gate.cu).
+template <bool kHint>
+__device__ inline uint2 load_once(const uint2* from) {
+  uint2 x;
+  if constexpr (kHint)
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+                 : "=r"(x.x), "=r"(x.y)
+                 : "l"(from), "l"(kEvictNormal)
+                 : "memory");
+  else
+    asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(x.x), "=r"(x.y)
+                 : "l"(from)
+                 : "memory");
+  return x;
+}
+template <bool kHint>
+__device__ inline uint4 load_once(const uint4* from) {
+  uint4 x;
+  if constexpr (kHint)
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from), "l"(kEvictNormal)
+                 : "memory");
+  else
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from)
+                 : "memory");
+  return x;
+}
+
 // --- kernels that overlap (launch_dependent_kernel); nothing below sm_90
 // ------------------------------------------------------------------------------
 

@@ -11,21 +11,26 @@
 //
 // Moves 4 (forward) and 7 (backward) tensors once, 3 and 5 without conv, at some 10 operations a
 // byte: bound by memory once enough bytes are on their way and few enough instructions stand
-// between them. So the next row is asked for before this one is worked on (Rows), offsets are 32
-// bits that step, and gate and conv are known at compile time for the two forms that models use.
-// How rows came to registers, in us on an H200 and in percent of the bytes at the copy rate (best
-// of each; there is no product for wgmma and no tile that two threads share for TMA):
-//                           64x150x4x256      64x150x4x640      8x8192x16x256 sigmoid
-//                            fw      bw        fw      bw        fw       bw
-//   a row when it is due    30.9    54.2      65.8   112.4      550     1015  (68, 62 %)
-//   next row in registers   25.6    46.9      55.6   108.4      406      733  (92, 85 %)  <- this
-//   cp.async ring           26.3    44.3      59.8   122.5      398      686
-//   bulk-copy ring          26.3    46.2      59.2    96.1      403      712
-//   a copy of the bytes     24.2    37.5      53.5    86.0      373      626
+// between them. So the next row is asked for before this one is worked on (Rows), by loads that
+// stay where they are written (load_once), offsets are 32 bits that step, gate and conv are known
+// at compile time for the two forms that models use, and each kernel starts while the one before
+// ends (launch_dependent_kernel).
+// How rows came to registers, in us on an H200, L2 full of lines that are as in memory; the best of
+// each (there is no product for wgmma and no tile that two threads share for TMA):
+//                                64x150x4x256   64x150x4x384   64x150x4x640   8x8192x16x256 sigmoid
+//                                 fw     bw      fw     bw      fw     bw      fw      bw
+//   next row, ordinary loads     21.3   41.5    31.2     -     49.5     -      402     728
+//   next row, volatile, hinted   21.9   40.1    31.3   61.1    51.1  101.1     382     688
+//   cp.async ring                21.9   38.9    33.4   59.4      -    97.5     396     677
+//   a copy of the bytes          20.3   33.7    28.5   50.4    46.1   81.9     367     621
+// A ring is 3 % quicker in the backward; it is not worth its shared memory and its code. The hint,
+// L2's normal policy by name, gains 5 % in the backward and in what is larger than L2, and loses 4
+// to 8 % in the forward of 64x150x4: so the forward with conv goes without (Config::kHint).
 // `lram bench kernels` on an H200, forward and forward + backward in percent of the copy rate of
-// 1 GiB | of a copy of the same bytes: 64x150x4 at 256 73, 73 | 93, 84; 384 78, 79 | 90, 86;
-// 512 84, 80 | 95, 85; 640 84, 84 | 92, 88; 8x8192x16x256 93, 88 | 93, 88. Of 25 us a launch's
-// ramp and tail take 5, a copy's too.
+// 1 GiB | of a copy of the same bytes: 64x150x4 at 256 83, 82 | 93, 89; 384 93, 87 | 101, 91;
+// 512 94, 88 | 98, 91; 640 91, 85 | 94, 88; 8x8192x16x256 99, 92 | 98, 92. Right after 256 MB were
+// written, whose last 50 MB then have to leave L2 first, of the copy rate: 74, 77; 78, 82; 82, 84;
+// 83, 83; 97, 92 (a copy of 256's forward bytes: 75).
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -73,6 +78,8 @@ __global__ void __launch_bounds__(C::kThreads, C::kPlan.blocks)
     head_norm_gate_forward_kernel(const __grid_constant__ Arguments<typename C::Tile> a) {
   using Tile = typename C::Tile;
   const Work<C> work(a);
+  launch_dependents();  // which wait for the end of this kernel, as it does for the one before
+  dependency_wait();
   Rows<C> rows(a, work);
   Weights<C> weights(a, work.head);
   for (int round = 0; round < work.rounds; ++round) {
@@ -129,8 +136,9 @@ __global__ void __launch_bounds__(C::kThreads, C::kPlan.blocks)
     head_norm_gate_backward_kernel(const __grid_constant__ Arguments<typename C::Tile> a) {
   using Tile = typename C::Tile;
   __shared__ float shared[C::kGroups * Tile::kSpan];
-  launch_dependents();  // the sums' kernel, which waits for the end of this one
   const Work<C> work(a);
+  launch_dependents();  // the sums' kernel among them
+  dependency_wait();
   Rows<C> rows(a, work);
   Weights<C> weights(a, work.head);
   const float over = 1.0f / static_cast<float>(Tile::dim(a.dim));
@@ -304,6 +312,9 @@ Arguments<Tile> arguments_of(const HeadNormGateProblem& p, const Grid& grid) {
   return a;
 }
 
+/// Whether the device runs the code that waits for the kernel before it.
+bool waits() { return current_device().compute_capability == 90; }
+
 template <typename C>
 dim3 blocks_of(const HeadNormGateProblem& p, const Grid& grid) {
   return {static_cast<unsigned>(grid.blocks),
@@ -327,8 +338,8 @@ void launch_head_norm_gate(const HeadNormGateForward& args) {
     const Grid grid = grid_of<C>(p);
     auto a = arguments_of<typename C::Tile>(p, grid);
     set_tensor(a.out[kY], p, args.y, grid.step);
-    launch_kernel(head_norm_gate_forward_kernel<C>, blocks_of<C>(p, grid), C::kThreads, 0,
-                  args.stream, a);
+    launch_dependent_kernel(head_norm_gate_forward_kernel<C>, blocks_of<C>(p, grid), C::kThreads, 0,
+                            args.stream, waits(), a);
   });
 }
 
@@ -343,14 +354,14 @@ void launch_head_norm_gate(const HeadNormGateBackward& args) {
     set_tensor(a.out[kDconv], p, args.dconv, grid.step);
     set_tensor(a.dh_dot_h, p, args.dh_dot_h, grid.step);
     a.partial = static_cast<float*>(args.workspace);
-    launch_kernel(head_norm_gate_backward_kernel<C>, blocks_of<C>(p, grid), C::kThreads, 0,
-                  args.stream, a);
+    launch_dependent_kernel(head_norm_gate_backward_kernel<C>, blocks_of<C>(p, grid), C::kThreads,
+                            0, args.stream, waits(), a);
     const int columns = p.heads * p.dim;
     const dim3 sums(static_cast<unsigned>((columns + kSumColumns - 1) / kSumColumns),
                     p.skip != nullptr ? 2u : 1u);
     launch_dependent_kernel(head_norm_gate_sum_kernel, sums, dim3(kSumColumns, kSumRows), 0,
-                            args.stream, current_device().compute_capability == 90, a.partial,
-                            grid.blocks, columns, args.dweight, args.dskip);
+                            args.stream, waits(), a.partial, grid.blocks, columns, args.dweight,
+                            args.dskip);
   });
 }
 

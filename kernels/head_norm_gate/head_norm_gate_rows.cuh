@@ -68,7 +68,7 @@ struct Rows {
       for (int v = 0; v < Tile::kVectors; ++v) {
         if (Tile::kRows > 1 || !Tile::kExact || C::kForm == Form::kAny) to[k][v] = {};
         if (here && Tile::holds(v, a.dim))
-          to[k][v] = load_streaming<typename Tile::Vector>(from + v * Tile::kStride);
+          to[k][v] = load_once<C::kHint, typename Tile::Vector>(from + v * Tile::kStride);
       }
     }
     wraps = next_wraps;

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/common/ptx.cuh"
+
 /// What a thread of head_norm_gate.cu holds, and how a launch is shaped.
 namespace lram::kernels::norm_gate {
 
@@ -60,12 +62,11 @@ struct alignas(4 * kWidth) Vector<float, kWidth> {
     return out;
   }
 };
-/// What is read once does not stay in the caches.
-template <typename Vector, typename T>
-__device__ Vector load_streaming(const T* from) {
+template <bool kHint, typename Vector, typename T>
+__device__ Vector load_once(const T* from) {
   using Word = std::conditional_t<sizeof(Vector) == 16, uint4, uint2>;
   static_assert(sizeof(Vector) == sizeof(Word));
-  const Word word = __ldcs(reinterpret_cast<const Word*>(from));
+  const Word word = kernels::load_once<kHint>(reinterpret_cast<const Word*>(from));
   Vector out;
   memcpy(&out, &word, sizeof(word));
   return out;
@@ -141,6 +142,7 @@ struct Config {
   using T = typename Tile::T;
   static constexpr Form kForm = kForm_;
   static constexpr bool kBackward = kBackward_, kHasConv = kForm != Form::kSigmoidAlone;
+  static constexpr bool kHint = kBackward || !kHasConv;  ///< of load_once, as measured
   static constexpr Plan kPlan = plan<Tile, kBackward>();
   static constexpr int kThreads = 32 * kPlan.warps, kGroups = kPlan.warps * Tile::kRows;
   __device__ static bool silu(const Arguments<Tile>& a) {

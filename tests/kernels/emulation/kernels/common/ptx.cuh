@@ -221,6 +221,10 @@ inline float reciprocal_fast(float x) { return 1.0f / x; }
 
 inline void launch_dependents() {}
 inline void dependency_wait() {}
+template <bool, typename Word>
+Word load_once(const Word* from) {
+  return __ldcs(from);
+}
 
 // --- wgmma ordering
 
