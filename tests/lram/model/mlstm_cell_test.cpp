@@ -138,8 +138,8 @@ TEST(MlstmCell, FormsAgree) {
     options.chunk_size = 8;
     MlstmOutput parts = {torch::empty({0}), one.initial};
     std::vector<Tensor> h;
-    for (const auto& [first, count] :
-         {std::pair{std::int64_t{0}, cut}, {cut, one.tokens() - cut}}) {
+    for (const auto& range : {std::pair{std::int64_t{0}, cut}, {cut, one.tokens() - cut}}) {
+      const auto first = range.first, count = range.second;
       if (count == 0) continue;
       const auto narrow = [&](const Tensor& x) { return x.narrow(1, first, count); };
       parts =
